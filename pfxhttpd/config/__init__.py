@@ -1,0 +1,1 @@
+"""What the administrator wrote: loading, checking, and the frozen settings that come of it."""

@@ -1,0 +1,181 @@
+"""What a configuration says, frozen: the one form in which every other room reads it.
+
+Nothing here knows files, environments or defaults: `config.load` resolves all of those and builds these values.
+Durations are seconds (float), sizes are bytes, absent optional strings are "".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Mapping
+
+SOCKET_MAP, POLICY_SERVICE, DOVECOT_SASL = "socket_map", "policy_service", "dovecot_sasl"
+
+SECTIONS = {SOCKET_MAP: "socket_maps", POLICY_SERVICE: "policy_services", DOVECOT_SASL: "dovecot_sasl"}
+"""Listener kind -> the section of the configuration that holds its entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many workers serve a set of listeners, and how many clients may wait for one."""
+
+    max_workers: int
+    max_queue: int
+    max_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 leaves the umask's."""
+
+    kind: str
+    name: str
+    type: str
+    address: str = ""
+    port: int = 0
+    mode: int = -1
+    user: str = ""
+    group: str = ""
+    systemd_socket_name: str = ""
+    worker_pool: Pool | None = None
+
+    @property
+    def where(self) -> str:
+        """The address as operators write it; two listeners with the same one are the same socket."""
+        if self.systemd_socket_name:
+            return f"systemd:{self.systemd_socket_name}"
+        if self.type == "unix":
+            return f"unix:{self.address}"
+        host = self.address.strip("[]") or "::"
+        return f"{self.type}:[{host}]:{self.port}" if ":" in host else f"{self.type}:{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    json: bool = False
+    level: str = "info"
+    use_systemd: bool = False
+    syslog: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS towards backends. When not `enabled` the other fields have no effect and the system's trust store holds."""
+
+    enabled: bool = False
+    skip_verify: bool = False
+    root_ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpClient:
+    timeout: float = 60.0
+    max_connections_per_host: int = 100
+    max_idle_connections: int = 20
+    max_idle_connections_per_host: int = 20
+    idle_connection_timeout: float = 90.0
+    proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCache:
+    enabled: bool = False
+    ttl: float = 300.0
+    max_entries: int = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    failures: int = 5
+    cooldown: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOidc:
+    """Client-credentials flow towards a backend. `private_key` is the PEM text, read when the configuration was."""
+
+    enabled: bool = False
+    configuration_uri: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    private_key_file: str = ""
+    private_key: str = field(default="", repr=False)
+    auth_method: str = "none"
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SaslOidc:
+    """How OAuth tokens that users present are validated."""
+
+    enabled: bool = False
+    configuration_uri: str = ""
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    private_key_file: str = ""
+    private_key: str = field(default="", repr=False)
+    auth_method: str = "none"
+    scopes: tuple[str, ...] = ()
+    validation: str = "introspection"
+    jwks_cache_ttl: float = 300.0
+    account_claim: str = ""
+    audience: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A named block under `socket_maps`, `policy_services` or `dovecot_sasl`, defaults merged in.
+
+    `headers` are complete: custom_headers in order, http_auth_basic turned into Authorization.
+    `payload` is the template's text, "" for the built-in form.
+    """
+
+    kind: str
+    name: str
+    target: str
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    payload: str = ""
+    status_codes: frozenset[int] = frozenset({200})
+    value_field: str = ""
+    error_field: str = ""
+    no_error_value: str = ""
+    timeout: float = 60.0
+    http_request_compression: bool = False
+    http_response_compression: bool = False
+    failure_action: str = "DEFER Temporary server problem"
+    cache_ignore: frozenset[str] = frozenset({"instance", "queue_id", "client_port", "stress"})
+    temporary_failure: str = "disconnect"
+    default_local_port: str = ""
+    backend_oidc: BackendOidc = BackendOidc()
+    sasl_oidc: SaslOidc = SaslOidc()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    listen: tuple[Listener, ...] = ()
+    worker_pool: Pool = Pool(8, 80)
+    run_as_user: str = ""
+    run_as_group: str = ""
+    chroot: str = ""
+    runtime_directory: str = ""
+    logging: Logging = Logging()
+    tls: Tls = Tls()
+    http_client: HttpClient = HttpClient()
+    response_cache: ResponseCache = ResponseCache()
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+    socketmap_max_reply_size: int = 100_000
+    client_idle_timeout: float = 3600.0
+    max_connections: int = 0
+    shutdown_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole valid configuration. `entries` maps a listener kind to its entries by name."""
+
+    server: Server
+    entries: Mapping[str, Mapping[str, Entry]]
+    source: str = ""

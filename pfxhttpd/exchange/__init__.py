@@ -1,0 +1,1 @@
+"""Decisions: pure functions of values, with the time passed in."""

@@ -1,0 +1,1 @@
+"""One question a file: how a request of each protocol is answered, from query to reply."""
