@@ -1,0 +1,244 @@
+"""`pfxhttpd query`: asks a running server one question, the way Postfix would, and shows the reply.
+
+It opens the same sockets and speaks the same protocols as Postfix does, so what it shows is what Postfix gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from contextlib import contextmanager
+from typing import Callable, Iterator, Mapping, Sequence, TextIO
+
+from pfxhttpd.cli import postfix_side
+from pfxhttpd.cli.postfix_side import PERMANENT, TEMPORARY, Reply
+from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Listener, Settings
+from pfxhttpd.wire.malformed import Malformed
+
+USAGE = 64
+CONFIGURATION = 78
+
+PATIENCE = {SOCKET_MAP: 100.0, POLICY_SERVICE: 100.0, DOVECOT_SASL: 10.0}
+"""Seconds after which Postfix gives up (socketmap_table(5), smtpd_policy_service_timeout, xsasl_dovecot_server.c)."""
+
+
+class Mistake(Exception):
+    """The command line, or the configuration it names, cannot tell whom to ask. `code` is the exit code."""
+
+    def __init__(self, text: str, code: int = USAGE) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Unanswered(Exception):
+    """Nobody answered; Postfix would try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens: a Unix socket's path, or a host and a port."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"inet:[{self.host}]:{self.port}" if ":" in self.host else f"inet:{self.host}:{self.port}"
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Raises OSError; TimeoutError is one."""
+        if not self.path:
+            return socket.create_connection((self.host, self.port), timeout)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def address(text: str) -> Address:
+    """`unix:/path` or `inet:host:port`, the forms of main.cf. Raises Mistake."""
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest:
+        return Address(path=rest)
+    host, _, port = rest.rpartition(":")
+    if kind in ("inet", "tcp") and port.isascii() and port.isdigit() and int(port[:6]) in range(1, 65536):
+        return Address(host=_reachable(host), port=int(port))
+    raise Mistake(f"{text!r} is no address: unix:/path or inet:host:port is meant")
+
+
+def _reachable(host: str, only_ipv6: bool = False) -> str:
+    """Where a server that listens on `host` can be asked from its own machine."""
+    host = host.removeprefix("[").removesuffix("]")
+    if host in ("", "::", "0.0.0.0", "*"):
+        return "::1" if only_ipv6 else "127.0.0.1"
+    return host
+
+
+def listening(settings: Settings, kind: str, name: str) -> Address:
+    """The address of the listener that answers for `name`. Raises Mistake.
+
+    Socket maps are chosen by the question, so any of their listeners will do and one of the same name is preferred;
+    a policy or SASL service is chosen by its listener.
+    """
+    listeners = [listener for listener in settings.server.listen if listener.kind == kind]
+    fitting = [listener for listener in listeners if listener.name == name]
+    if kind == SOCKET_MAP:
+        fitting += listeners
+    if not fitting:
+        raise Mistake(f"the configuration {settings.source} has no {kind} listener"
+                      + (f" named {name}" if listeners else "") + "; --address tells whom to ask", CONFIGURATION)
+    return _address_of(fitting[0])
+
+
+def _address_of(listener: Listener) -> Address:
+    if listener.systemd_socket_name:
+        raise Mistake(f"systemd knows the address of the listener {listener.name}, the configuration does not;"
+                      " --address tells it", CONFIGURATION)
+    if listener.type == "unix":
+        return Address(path=listener.address)
+    return Address(host=_reachable(listener.address, listener.type == "tcp6"), port=listener.port)
+
+
+class Conversation:
+    """One connection and the moment when patience ends."""
+
+    def __init__(self, where: Address, timeout: float) -> None:
+        self._where = where
+        self._end = time.monotonic() + timeout
+        try:
+            self._socket = where.connect(timeout)
+        except TimeoutError:
+            raise Unanswered(f"no connection to {where} within {timeout:g} s") from None
+        except (OSError, ValueError) as error:
+            raise Unanswered(f"cannot connect to {where}: {getattr(error, 'strerror', None) or error}") from None
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def say(self, question: bytes) -> None:
+        with self._in_time():
+            self._socket.sendall(question)
+
+    def hear(self, take: Callable[[bytes], Reply | None]) -> Reply:
+        """Reads until `take` makes a reply of what came. Raises Unanswered, and Malformed from `take`."""
+        buffer = b""
+        while (reply := take(buffer)) is None:
+            with self._in_time():
+                data = self._socket.recv(65536)
+            if not data:
+                raise Unanswered(f"{self._where} closed the connection without a reply")
+            buffer += data
+        return reply
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        left = self._end - time.monotonic()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            yield
+        except TimeoutError:
+            raise Unanswered(f"no reply from {self._where} in time") from None
+        except OSError as error:
+            raise Unanswered(f"{self._where}: {error.strerror or error}") from None
+
+
+def ask_map(conversation: Conversation, name: str, key: str) -> Reply:
+    conversation.say(postfix_side.socketmap_question(os.fsencode(name), os.fsencode(key)))
+    return conversation.hear(postfix_side.socketmap_reply)
+
+
+def ask_policy(conversation: Conversation, attributes: Sequence[str]) -> Reply:
+    conversation.say(postfix_side.policy_question([os.fsencode(attribute) for attribute in attributes]))
+    return conversation.hear(postfix_side.policy_reply)
+
+
+def ask_login(conversation: Conversation, user: str, password: str) -> Reply:
+    greeting = conversation.hear(postfix_side.sasl_greeting)
+    if greeting.meaning != postfix_side.FOUND:
+        return Reply(f"PLAIN is not offered: {greeting.text}", greeting.meaning)
+    conversation.say(postfix_side.sasl_question(user, password, os.getpid()))
+    return conversation.hear(postfix_side.sasl_reply)
+
+
+def password_of(user: str, source: TextIO) -> str:
+    """Asked for without echo on a terminal, else the first line of standard input; never an argument, which ps shows."""
+    if source.isatty():
+        return getpass.getpass(f"Password of {user}: ")
+    line = source.readline()
+    if not line:
+        raise Mistake("no password on standard input")
+    return line.removesuffix("\n")
+
+
+def checked_attributes(words: Sequence[str]) -> Sequence[str]:
+    for word in words:
+        if "=" not in word or "\n" in word or "\0" in word:
+            raise Mistake(f"{word!r} is no attribute: name=value is meant")
+    if not any(word.startswith("request=") for word in words):
+        return ["request=smtpd_access_policy", *words]  # Postfix always says so first
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which kind of listener is asked, under which name, and how."""
+
+    kind: str
+    name: str
+    ask: Callable[[Conversation], Reply]
+
+
+def question_of(options: argparse.Namespace, source: TextIO) -> Question:
+    """Raises Mistake when the words do not fit the kind of question."""
+    words: list[str] = options.words
+    if options.policy is not None:
+        attributes = checked_attributes(words)
+        return Question(POLICY_SERVICE, options.policy, lambda talk: ask_policy(talk, attributes))
+    if options.sasl is not None:
+        if len(words) != 1 or "\0" in words[0]:
+            raise Mistake("query --sasl NAME takes one more word, the user")
+        password = password_of(words[0], source)
+        return Question(DOVECOT_SASL, options.sasl, lambda talk: ask_login(talk, words[0], password))
+    if len(words) != 2:
+        raise Mistake("query takes two words, MAP and KEY (quote a key that has spaces)")
+    if " " in words[0]:
+        raise Mistake("the name of a map has no spaces")
+    return Question(SOCKET_MAP, words[0], lambda talk: ask_map(talk, words[0], words[1]))
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    try:
+        question = question_of(options, sys.stdin)
+        where = address(options.address) if options.address else listening(
+            settings_of(options, environ), question.kind, question.name)
+        with Conversation(where, options.timeout or PATIENCE[question.kind]) as conversation:
+            reply = question.ask(conversation)
+    except Mistake as mistake:
+        return _fail(str(mistake), mistake.code)
+    except Unanswered as unanswered:
+        return _fail(str(unanswered), TEMPORARY)
+    except Malformed as malformed:
+        return _fail(f"{where} does not speak this protocol: {malformed}", TEMPORARY)
+    print(one_line(reply.text, len(reply.text)))
+    return reply.meaning
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"pfxhttpd: {text}", file=sys.stderr)
+    return code
