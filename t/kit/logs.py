@@ -1,0 +1,74 @@
+"""The log of a running process, read as it is written: searchable, and something one can wait for."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import BinaryIO
+
+
+class Log:
+    """Collects the lines of a stream in a thread until its end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._ended = False
+        self._stream = stream
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for raw in self._stream:
+            with self._changed:
+                self._lines.append(raw.decode("utf-8", "backslashreplace").rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def lines(self, start: int = 0) -> list[str]:
+        """The lines so far, from number `start` on."""
+        with self._changed:
+            return self._lines[start:]
+
+    @property
+    def position(self) -> int:
+        """How many lines there are: a mark for `wait_for(..., start=mark)`."""
+        with self._changed:
+            return len(self._lines)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines())
+
+    def find(self, pattern: str, start: int = 0) -> list[str]:
+        """The lines in which the regular expression is found."""
+        return [line for line in self.lines(start) if re.search(pattern, line)]
+
+    def wait_for(self, pattern: str, timeout: float = 10.0, start: int = 0) -> str:
+        """The first line, from number `start` on, in which the regular expression is found.
+
+        Raises TimeoutError; at once when the stream has ended without such a line.
+        """
+        expression = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        position = start
+        with self._changed:
+            while True:
+                for line in self._lines[position:]:
+                    if expression.search(line):
+                        return line
+                position = max(position, len(self._lines))
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    why = "the log ended" if self._ended else f"{timeout} s went by"
+                    raise TimeoutError(f"{why} without a line like {pattern!r}:\n" + "\n".join(self._lines))
+                self._changed.wait(left)
+
+    def wait_end(self, timeout: float = 10.0) -> None:
+        """Returns when every process that held the stream has ended. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._ended, timeout):
+                raise TimeoutError("some process still holds the log open")

@@ -1,0 +1,49 @@
+"""What a test needs of the machine: programs, root, IPv6. Whether a lack fails or skips is decided here alone.
+
+As root on Debian, where `t/run` installs everything, and under CI, a lack is a failure: a suite that skipped what
+it could not find would say nothing. Elsewhere the test is skipped, and pytest's summary names the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kit import ports
+
+SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def strict() -> bool:
+    """Whether a missing component is a failure."""
+    return bool(os.environ.get("CI")) or (os.geteuid() == 0 and Path("/etc/debian_version").exists())
+
+
+def program(name: str) -> str | None:
+    """The path of a program, administrators' directories included."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + SYSTEM_DIRECTORIES)
+
+
+def _has(what: str) -> bool:
+    if what == "root":
+        return os.geteuid() == 0
+    if what == "ipv6":
+        return ports.has_ipv6()
+    if what == "exim":
+        path = os.environ.get("PFXHTTPD_TEST_EXIM", "")
+        return bool(path) and os.access(path, os.X_OK)
+    return program(what) is not None
+
+
+def needs(*components: str) -> None:
+    """Fails or skips the test unless every component is there: "root", "ipv6", "exim" or a program's name."""
+    missing = [what for what in components if not _has(what)]
+    if not missing:
+        return
+    message = f"missing here: {', '.join(missing)} (t/run as root on Debian installs what tests need)"
+    if strict():
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
