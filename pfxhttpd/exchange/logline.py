@@ -21,6 +21,7 @@ VALUE = 1000
 """Characters of a value that are shown, and bytes that their encoding may take."""
 
 _NAME = 64
+_MESSAGES = 256
 _LEFT_OUT = 40
 _OWN_NAMES = frozenset({"time", "level", "msg", "left_out"})
 _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -28,10 +29,13 @@ _BARE = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
 
 
 @lru_cache(maxsize=512)
-def field_name(name: str) -> str:
-    """The name under which a field is written: letters, digits, `_`, `.`, `-`, and none of the line's own names."""
+def field_name(name: str) -> tuple[str, bool]:
+    """The name under which a field is written, and whether it names a secret.
+
+    Letters, digits, `_`, `.`, `-`, and none of the line's own names.
+    """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME] or "_"
-    return f"field_{plain}" if plain in _OWN_NAMES else plain
+    return f"field_{plain}" if plain in _OWN_NAMES else plain, names_secret(name)
 
 
 def plain_text(value: object) -> str:
@@ -105,7 +109,7 @@ def _json_value(value: object, redactor: Redactor) -> str:
 class Encoder:
     """Turns records into lines of one form, without the secrets that `redactor` knows. Make one with `encoder`."""
 
-    __slots__ = ("_opening", "_named", "_between", "_closing", "_value", "_redactor", "_hidden")
+    __slots__ = ("_opening", "_named", "_between", "_closing", "_value", "_redactor", "_hidden", "_messages")
 
     def __init__(self, opening: str, named: str, between: str, closing: str,
                  value: Callable[[object, Redactor], str], redactor: Redactor) -> None:
@@ -113,17 +117,31 @@ class Encoder:
         self._value = value
         self._redactor = redactor
         self._hidden = value(REDACTED, redactor)
+        self._messages: dict[tuple[str, str], str] = {}
 
-    def encode(self, stamp: str, level: str, msg: object, fields: Mapping[str, object]) -> bytes:
+    def encode(self, stamp: str, level: str, msg: str, fields: Mapping[str, object]) -> bytes:
         """One line with its newline. An empty `stamp` and fields that are None are left out."""
         named, value, redactor = self._named, self._value, self._redactor
-        head = [named % ("level", value(level, redactor)), named % ("msg", _quoted(plain_text(msg), redactor))]
-        if stamp:
-            head.insert(0, named % ("time", value(stamp, redactor)))
-        parts = [named % (field_name(name), self._hidden if names_secret(name) else value(content, redactor))
-                 for name, content in fields.items() if content is not None]
-        line = self._line(head + parts)
-        return line if len(line) <= LINE else self._fitting(head, parts)
+        if not isinstance(msg, str):
+            msg = plain_text(msg)
+        message = self._messages.get((level, msg)) or self._message(level, msg)
+        parts = [named % ("time", value(stamp, redactor)), message] if stamp else [message]
+        head = len(parts)
+        for given, content in fields.items():
+            if content is not None:
+                name, secret = field_name(given)
+                parts.append(named % (name, self._hidden if secret else value(content, redactor)))
+        line = self._line(parts)
+        return line if len(line) <= LINE else self._fitting(parts[:head], parts[head:])
+
+    def _message(self, level: str, msg: str) -> str:
+        """Level and message. They come again and again, so what they look like is kept, unless it hides something."""
+        quoted = _quoted(msg, self._redactor)
+        encoded = self._between.join((self._named % ("level", self._value(level, self._redactor)),
+                                      self._named % ("msg", quoted)))
+        if quoted == f'"{msg}"' and len(self._messages) < _MESSAGES:
+            self._messages[level, msg] = encoded
+        return encoded
 
     def _line(self, parts: list[str]) -> bytes:
         return (self._opening + self._between.join(parts) + self._closing).encode()

@@ -37,43 +37,59 @@ def names_secret(name: str) -> bool:
 
 _QUOTE = r"""(?:\\*["']|%22|%27)"""
 _EQUALS = r"(?:=>?|:|%3[ad])"
+_OPENING = r"(?:%22|%27)?"
+_UNQUOTED = r"""[^\s&"'<>]+"""
 _STRONG = r"(?:password|passwd|passphrase|pwd|secret|api[_-]?key|private[_-]?key|assertion|credential)\w{0,16}"
 _HEADER = r"(?:authorization|cookie)2?"
 _WEAK = r"(?:token|jwt)"
-_NAMED = rf"(?:{_STRONG}|{_HEADER}|{_WEAK})"
 
-# One capturing group an alternative: what stays. What the alternative matches after it goes.
-_SHAPES = re.compile(
-    "|".join((
-        r"(-----BEGIN [^-\n]{0,40}-----).*?(?=-----END|\Z)",
-        # user:password@ of a URL, also with a password that should have been percent-encoded (RFC 3986, 3.2.1)
-        r"(://)[^\s/?#]*(?=@)",
-        r"(://(?!\[)[^\s/?#@:]{0,64}:)(?!\d{0,5}(?:[/?#\s]|\Z))[^\s@]{1,256}(?=@)",
-        # JSON Web Tokens and other base64url objects; SASL messages of XOAUTH2 and OAUTHBEARER
-        r"()(?-i:eyJ)[\w-]{8,}(?:\.[\w-]*)*",
-        r"()(?-i:dXNlcj1|bixhPX|biws)[A-Za-z0-9+/=]{12,}",
-        # "name": "value", 'name': 'value', ('name', 'value'), name="value", also escaped once more
-        rf"""({_NAMED}{_QUOTE}?\s*(?:{_EQUALS}|(?<=["']),)\s*\\*")(?:[^"\\]|\\.)*""",
-        rf"""({_NAMED}{_QUOTE}?\s*(?:{_EQUALS}|(?<=["']),)\s*\\*')(?:[^'\\]|\\.)*""",
-        rf"({_HEADER}{_QUOTE}?\s*{_EQUALS}\s*)[^\r\n]+",
-        rf"""({_STRONG}{_QUOTE}?\s*{_EQUALS}\s*(?:%22|%27)?)[^\s&"'<>]+""",
-        rf"""({_WEAK}{_QUOTE}?\s*(?:=>?|%3d)\s*(?:%22|%27)?)[^\s&"'<>]+""",
-        rf"""({_WEAK}(?:{_QUOTE}\s*(?::|%3a)\s*(?:%22|%27)?))[^\s&"'<>]+""",
-        rf"({_WEAK}\s*:\s*)[A-Za-z0-9._~+/=-]{{16,}}",
-        r"(\bresp=)\S+",
-        r"""((?:^|[?&])code=)[^\s&"'<>]+""",
-        # Authorization's credentials wherever they turn up (RFC 7617, RFC 6750); a challenge's words are none
-        r"(\b(?:bearer|basic|digest|negotiate)(?:\s|%20)+)(?!(?:token|realm|error|auth\w*)\b)[A-Za-z0-9._~+/=-]+",
-    )),
-    re.IGNORECASE | re.DOTALL)
 
-# A text without any of these words matches none of the shapes; looking for them is far cheaper.
-_HINTS = ("://", "eyj", "token", "pass", "pwd", "secret", "bearer", "basic", "authorization", "cookie", "key",
-          "assertion", "credential", "jwt", "resp=", "code=", "-----begin", "digest", "negotiate", "dxnlcj1",
-          "bixhpx", "biws")
+def _quoted(name: str) -> tuple[str, ...]:
+    """`"name": "value"`, `'name': 'value'`, `('name', 'value')`, `name="value"`, and the same escaped once more."""
+    before = rf"""{name}{_QUOTE}?\s*(?:{_EQUALS}|(?<=["']),)\s*\\*"""
+    return rf"""({before}")(?:[^"\\]|\\.)*""", rf"""({before}')(?:[^'\\]|\\.)*"""
 
-# Session ids, numbers, host names, addresses with a port: most values are of this kind.
-_PLAIN = re.compile(r"[\w.-]*(?::\d{1,5})?|\[[0-9a-f:.]+\]:\d{1,5}", re.ASCII).fullmatch
+
+def _shape(hints: str, *alternatives: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
+    """One capturing group an alternative: that part stays, the rest of the match goes.
+
+    A text that holds none of the `hints` (in lower case) cannot match; looking for them is far cheaper.
+    """
+    return tuple(hints.split()), re.compile("|".join(alternatives), re.IGNORECASE | re.DOTALL)
+
+
+_SHAPES = (
+    _shape("-----begin", r"(-----BEGIN [^-\n]{0,40}-----).*?(?=-----END|\Z)"),
+    # user:password@ of a URL (RFC 3986, 3.2.1), also with a password that should have been percent-encoded
+    _shape("://", r"(://)[^\s/?#]*(?=@)",
+           r"(://(?!\[)[^\s/?#@:]{0,64}:)(?!\d{0,5}(?:[/?#\s]|\Z))[^\s@]{1,256}(?=@)"),
+    # JSON Web Tokens and other base64url objects
+    _shape("eyj", r"()(?-i:eyJ)[\w-]{8,}(?:\.[\w-]*)*"),
+    # the initial responses of XOAUTH2 and OAUTHBEARER
+    _shape("dxnlcj1 bixhpx biws", r"()(?-i:dXNlcj1|bixhPX|biws)[A-Za-z0-9+/=]{12,}"),
+    _shape("password passwd passphrase pwd secret apikey api_key api-key privatekey private_key private-key "
+           "assertion credential",
+           *_quoted(_STRONG),
+           rf"({_STRONG}{_QUOTE}?\s*{_EQUALS}\s*{_OPENING}){_UNQUOTED}",
+           rf"({_STRONG}>)[^<]+"),
+    _shape("authorization cookie", *_quoted(_HEADER), rf"({_HEADER}{_QUOTE}?\s*{_EQUALS}\s*)[^\r\n]+"),
+    # "token" is also a word of error messages: after a bare colon only what looks like one is taken out
+    _shape("token jwt", *_quoted(_WEAK),
+           rf"({_WEAK}{_QUOTE}?\s*(?:=>?|%3d)\s*{_OPENING}){_UNQUOTED}",
+           rf"({_WEAK}{_QUOTE}\s*(?::|%3a)\s*{_OPENING}){_UNQUOTED}",
+           r"(-token\s*:\s*)\S+",
+           rf"({_WEAK}\s*:\s*)[A-Za-z0-9._~+/=-]{{16,}}"),
+    _shape("resp=", r"(\bresp=)\S+"),
+    _shape("code=", r"""((?:^|[?&])code=)[^\s&"'<>]+"""),
+    # credentials of an Authorization header wherever they turn up (RFC 7617, RFC 6750); a challenge's words are none
+    _shape("bearer basic digest negotiate",
+           r"(\b(?:bearer|basic|digest|negotiate)(?:\s|%20)+)(?!(?:token|realm|error|auth\w*)\b)[A-Za-z0-9._~+/=-]+"),
+)
+
+# Session ids, numbers, host names, mail addresses, addresses with a port: most values are of this kind.
+_PLAIN = re.compile(r"[\w.@-]*(?::\d{1,5})?|\[[0-9a-f:.]+\]:\d{1,5}", re.ASCII).fullmatch
+_PLAIN_LENGTH = 40
+_ENCODED_STARTS = frozenset({"eyJ", "dXN", "bix", "biw"})
 
 
 class Redactor:
@@ -91,7 +107,8 @@ class Redactor:
         Only what stands in the first `keep` characters is shown, `REDACTED` in each secret's place; `keep` is at
         most a quarter of LOOK_AHEAD.
         """
-        if len(text) <= 40 and self._literals is None and "eyJ" not in text and _PLAIN(text):
+        if (len(text) <= _PLAIN_LENGTH and self._literals is None
+                and _PLAIN(text) and text[:3] not in _ENCODED_STARTS):
             return text, 0
         head = text
         if len(text) > LOOK_AHEAD:
@@ -101,11 +118,11 @@ class Redactor:
         if self._literals is not None:
             spans += [match.span() for match in self._literals.finditer(head)]
         lowered = head.lower()
-        for hint in _HINTS:
-            if hint in lowered:
-                for match in _SHAPES.finditer(head):
-                    spans.append((match.end(match.lastindex or 0), match.end()))
-                break
+        for hints, shape in _SHAPES:
+            for hint in hints:
+                if hint in lowered:
+                    spans += [(match.end(match.lastindex or 0), match.end()) for match in shape.finditer(head)]
+                    break
         if not spans:
             return (text, 0) if len(text) <= keep else (text[:keep], len(text) - keep)
         return _without(text, sorted(spans), keep)

@@ -15,12 +15,15 @@ import pwd
 import socket
 import stat
 import struct
-from typing import MutableMapping
+from contextlib import suppress
+from typing import Callable, MutableMapping
 
 from pfxhttpd.config.settings import Listener
 
 LONGEST_PATH = 107
 """Bytes of a Unix socket's path, unix(7)."""
+
+HIGHEST_ID = 2**32 - 2
 
 FIRST_DESCRIPTOR = 3
 """Where systemd puts the first socket it passes, sd_listen_fds(3)."""
@@ -118,11 +121,12 @@ def _refused(listener: Listener, failure: OSError) -> ListenError:
 
 def _bind_unix(listener: Listener, backlog: int) -> socket.socket:
     path = listener.address
-    if not path:
-        raise ListenError(f"cannot listen on {listener.where}: no path")
+    if not path or "\0" in path:
+        raise ListenError(f"cannot listen on {listener.where}: that is no path")
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise ListenError(f"cannot listen on {listener.where}: the path is longer than {LONGEST_PATH} bytes")
-    owner = _user_id(listener), _group_id(listener)
+    owner = (_id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
+             _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid))
     door = Listening(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     made = False
     try:
@@ -142,7 +146,8 @@ def _bind_unix(listener: Listener, backlog: int) -> socket.socket:
     except (OSError, ListenError) as failure:
         door.close()
         if made:
-            os.unlink(path)
+            with suppress(OSError):
+                os.unlink(path)
         if isinstance(failure, ListenError):
             raise
         raise _unix_refused(listener, failure, made) from failure
@@ -163,22 +168,17 @@ def _unix_refused(listener: Listener, failure: OSError, made: bool) -> ListenErr
     return ListenError(text, permission)
 
 
-def _user_id(listener: Listener) -> int:
-    if not listener.user:
+def _id(listener: Listener, what: str, name: str, find: Callable[[str], int]) -> int:
+    """The number of a user or group, given by name or number; -1 where none is given, as chown(2) takes it."""
+    if not name:
         return -1
     try:
-        return int(listener.user) if listener.user.isdecimal() else pwd.getpwnam(listener.user).pw_uid
-    except KeyError:
-        raise ListenError(f"cannot listen on {listener.where}: there is no user {listener.user}") from None
-
-
-def _group_id(listener: Listener) -> int:
-    if not listener.group:
-        return -1
-    try:
-        return int(listener.group) if listener.group.isdecimal() else grp.getgrnam(listener.group).gr_gid
-    except KeyError:
-        raise ListenError(f"cannot listen on {listener.where}: there is no group {listener.group}") from None
+        number = int(name) if name.isdecimal() else find(name)
+    except (KeyError, ValueError):
+        number = HIGHEST_ID + 1
+    if number > HIGHEST_ID:
+        raise ListenError(f"cannot listen on {listener.where}: there is no {what} {name}")
+    return number
 
 
 def _remove_stale(listener: Listener) -> None:
@@ -218,11 +218,9 @@ def retire(door: socket.socket) -> bool:
     path = getattr(door, "path", "")
     removed = False
     if path and _is_file(path, door.file):  # type: ignore[attr-defined]
-        try:
+        with suppress(OSError):
             os.unlink(path)
             removed = True
-        except OSError:
-            pass
     door.close()
     return removed
 
