@@ -16,15 +16,23 @@ from contextlib import contextmanager
 from typing import Callable, Iterator, Mapping, Sequence, TextIO
 
 from pfxhttpd.cli import postfix_side
-from pfxhttpd.cli.postfix_side import PERMANENT, TEMPORARY, Reply
+from pfxhttpd.cli.postfix_side import FOUND, TEMPORARY, Reply
+from pfxhttpd.config import duration
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Listener, Settings
 from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire.text import clean
 
 USAGE = 64
 CONFIGURATION = 78
 
 PATIENCE = {SOCKET_MAP: 100.0, POLICY_SERVICE: 100.0, DOVECOT_SASL: 10.0}
 """Seconds after which Postfix gives up (socketmap_table(5), smtpd_policy_service_timeout, xsasl_dovecot_server.c)."""
+
+
+USAGE_TEXT = """\
+pfxhttpd query [--address WHERE] [--timeout DURATION] MAP KEY
+       pfxhttpd query [--address WHERE] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
+       pfxhttpd query [--address WHERE] [--timeout DURATION] --sasl NAME USER"""
 
 
 class Mistake(Exception):
@@ -64,6 +72,34 @@ class Address:
             connection.close()
             raise
         return connection
+
+
+def patience(text: str) -> float:
+    """An argparse type: a duration above zero, in seconds."""
+    try:
+        seconds = duration.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not seconds:
+        raise argparse.ArgumentTypeError("no reply comes in no time")
+    return seconds
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "query", help="ask a running server one question, as Postfix would", usage=USAGE_TEXT,
+        description="Asks a running server one question, as Postfix would, and prints the reply."
+                    " Exit code: 0 found, 1 not found, 75 temporary, 69 permanent.")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--policy", metavar="NAME", help="ask this policy service")
+    kinds.add_argument("--sasl", metavar="NAME",
+                       help="log USER in at this SASL service; the password comes from a prompt or standard input")
+    parser.add_argument("--address", metavar="WHERE",
+                        help="unix:/path or inet:host:port, instead of the configuration's")
+    parser.add_argument("--timeout", type=patience, metavar="DURATION",
+                        help="how long to wait for the reply (default: as long as Postfix does)")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="MAP KEY, or attributes, or USER")
+    parser.set_defaults(run=run)
 
 
 def address(text: str) -> Address:
@@ -170,7 +206,7 @@ def ask_policy(conversation: Conversation, attributes: Sequence[str]) -> Reply:
 
 def ask_login(conversation: Conversation, user: str, password: str) -> Reply:
     greeting = conversation.hear(postfix_side.sasl_greeting)
-    if greeting.meaning != postfix_side.FOUND:
+    if greeting.meaning != FOUND:
         return Reply(f"PLAIN is not offered: {greeting.text}", greeting.meaning)
     conversation.say(postfix_side.sasl_question(user, password, os.getpid()))
     return conversation.hear(postfix_side.sasl_reply)
@@ -188,7 +224,7 @@ def password_of(user: str, source: TextIO) -> str:
 
 def checked_attributes(words: Sequence[str]) -> Sequence[str]:
     for word in words:
-        if "=" not in word or "\n" in word or "\0" in word:
+        if word.find("=") < 1 or "\n" in word or "\0" in word:
             raise Mistake(f"{word!r} is no attribute: name=value is meant")
     if not any(word.startswith("request=") for word in words):
         return ["request=smtpd_access_policy", *words]  # Postfix always says so first
@@ -235,7 +271,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return _fail(str(unanswered), TEMPORARY)
     except Malformed as malformed:
         return _fail(f"{where} does not speak this protocol: {malformed}", TEMPORARY)
-    print(one_line(reply.text, len(reply.text)))
+    print(clean(reply.text))
     return reply.meaning
 
 

@@ -1,0 +1,40 @@
+"""A backend of one function: maps in an SQLite database, served by any WSGI server.
+
+    sqlite3 maps.db "CREATE TABLE entry (map TEXT, key TEXT, value TEXT, PRIMARY KEY (map, key))"
+    sqlite3 maps.db "INSERT INTO entry VALUES ('mailboxes', 'alice@example.com', 'example.com/alice/')"
+    MAPS_DB=maps.db gunicorn --bind 127.0.0.1:8080 --keep-alive 300 --threads 8 sqlite_wsgi:application
+
+It answers the /lookup of contrib/config/pfxhttp.yml. A database that cannot be read is 503, so that the mail waits;
+a key that is not there is 200 with null.
+"""
+
+import json
+import os
+import sqlite3
+
+
+def application(environ, start_response):
+    """WSGI (PEP 3333): {"map": ..., "key": ...} in, {"data": {"result": ...}} out."""
+    status, answer = lookup(environ)
+    body = json.dumps(answer).encode()
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def lookup(environ):
+    if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] != "/lookup":
+        return "404 Not Found", {"error": "there is nothing here"}
+    try:
+        question = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        wanted = str(question["map"]), str(question["key"])
+    except (ValueError, KeyError, TypeError):
+        return "400 Bad Request", {"error": "a JSON object with map and key is meant"}
+    try:
+        database = sqlite3.connect(f"file:{os.environ['MAPS_DB']}?mode=ro", uri=True)
+        try:
+            row = database.execute("SELECT value FROM entry WHERE map = ? AND key = ?", wanted).fetchone()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        return "503 Service Unavailable", {"error": str(error)}
+    return "200 OK", {"data": {"result": row[0] if row else None}}

@@ -1,0 +1,117 @@
+"""The manual pages: well formed, and complete. A key that is declared in the schema and not described is a mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[1]
+PAGES = sorted((TREE / "man").glob("*.[0-9]"))
+SCHEMA = json.loads((TREE / "pfxhttpd/config/schema.json").read_text())
+CONFIGURATION = TREE / "man/pfxhttp.yml.5"
+
+LONGEST_ENUMERATION = 6
+"""Values that a page has to name one by one; a longer list may be told as a range."""
+
+
+def resolved(declaration: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with what it refers to, nearest first."""
+    if "$ref" in declaration:
+        declaration = {**resolved(SCHEMA["$defs"][declaration["$ref"].rpartition("/")[2]]), **declaration}
+    return declaration
+
+
+def declared(block: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each single value declared in a block, by its path."""
+    for name, declaration in block["properties"].items():
+        declaration = resolved(declaration)
+        if "properties" in declaration:
+            yield from declared(declaration, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", declaration
+
+
+def items(page: Path) -> dict[str, dict[str, str]]:
+    """Section -> key -> the text of its `.It Cm` in a page."""
+    found: dict[str, dict[str, str]] = {}
+    names: list[str] = []
+    section: dict[str, str] = {}
+    for line in page.read_text().splitlines():
+        if line.startswith(".Sh "):
+            section = found.setdefault(line[4:].strip('"'), {})
+            names = []
+        elif line.startswith(".It Cm "):
+            names = [word for word in line.split()[2:] if word != ","]
+            section.update(dict.fromkeys(names, ""))
+        elif line.startswith(".It "):
+            pass
+        else:
+            for name in names:
+                section[name] += line.replace("\\(dq", '"') + "\n"
+    return found
+
+
+def expected() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Section of the page, key as it stands there, and its declaration."""
+    definitions = SCHEMA["$defs"]
+    for path, declaration in declared(definitions["server"], "server."):
+        if path != "server.listen":
+            yield "SERVER", path, declaration
+    for path, declaration in declared(definitions["listener"]):
+        if not path.startswith("worker_pool."):
+            yield "LISTENERS", path, declaration
+    for kind in ("socket_map", "policy_service", "sasl"):
+        for path, declaration in declared(definitions[kind]):
+            block, dot, key = path.partition(".")
+            yield ("TOKENS", key, declaration) if dot else ("ENTRIES", path, declaration)
+
+
+EXPECTED = list({(section, key, json.dumps(declaration)): None for section, key, declaration in expected()})
+
+
+@pytest.mark.parametrize("section, key, declaration", EXPECTED, ids=[f"{each[0]}-{each[1]}" for each in EXPECTED])
+def test_every_key_of_the_schema_is_described(section: str, key: str, declaration: str) -> None:
+    text = items(CONFIGURATION)[section].get(key)
+    assert text, f"{key} is not described under {section}"
+    told = json.loads(declaration)
+    values = told.get("enum", [])
+    for value in values if len(values) <= LONGEST_ENUMERATION else []:
+        assert re.search(rf"\b{re.escape(str(value))}\b", text), f"{key} may be {value}"
+    default = told.get("default")
+    for value in default if isinstance(default, list) else [default]:
+        if value not in (None, "", {}):
+            shown = json.dumps(value) if isinstance(value, bool) else str(value)
+            assert re.search(rf"(?s)[Dd]efault.*(?<!\w){re.escape(shown)}(?!\w)", text), f"the default of {key} is {shown}"
+
+
+@pytest.mark.parametrize("block", ["worker_pool", "backend_oidc_auth", "sasl_oidc_auth"])
+def test_every_block_is_described_where_it_may_stand(block: str) -> None:
+    section = "LISTENERS" if block == "worker_pool" else "ENTRIES"
+    assert items(CONFIGURATION)[section].get(block)
+
+
+def test_no_key_is_described_that_is_not_declared() -> None:
+    known = {(section, key) for section, key, _ in EXPECTED}
+    known |= {("LISTENERS", "worker_pool"), ("ENTRIES", "backend_oidc_auth"), ("ENTRIES", "sasl_oidc_auth")}
+    described = {(section, key) for section, keys in items(CONFIGURATION).items() for key in keys}
+    assert described - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_mandoc_has_nothing_to_warn_of(page: Path) -> None:
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", str(page)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_man_shows_the_page_without_warnings(page: Path) -> None:
+    done = subprocess.run(["man", "--warnings", "-l", str(page)], capture_output=True, text=True,
+                          env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MANWIDTH": "100"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 50
