@@ -10,14 +10,15 @@ from typing import Iterator
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pfxhttpd"
-FLOORS = ("wire", "config", "exchange", "outside", "service", "process", "cli")
+FLOORS = ("wire", "config", "exchange", "outside", "service", "process", "demo", "cli")
 WITHOUT_SIBLINGS = {"outside"}
 PURE = {"wire", "exchange"}
 WORLDLY = {"socket", "os", "time", "logging", "select", "selectors", "threading", "multiprocessing", "subprocess", "random"}
 THIRD_PARTY = {
     "config": {"yaml", "jsonschema"},
     "outside": {"requests", "urllib3", "httptools", "jose", "setproctitle", "cryptography", "certifi", "idna"},
-    "process": {"daemon"},
+    "service": {"requests", "urllib3"},
+    "process": {"daemon", "requests", "setproctitle"},
 }
 """Floor -> what it may import besides the standard library and the package itself."""
 
@@ -49,7 +50,7 @@ def offences(source: str, module: str) -> list[str]:
         elif len(parts) > 1 and parts[1] in FLOORS and floor in FLOORS:
             if FLOORS.index(parts[1]) > FLOORS.index(floor):
                 found.append(f"{module}:{line}: {name}: upstairs")
-            if parts[1] == floor and floor in WITHOUT_SIBLINGS:
+            if parts[1] == floor and floor in WITHOUT_SIBLINGS and parts[2:3] != module.split(".")[2:3]:
                 found.append(f"{module}:{line}: {name}: a sibling")
         elif parts[1:2] == ["__main__"]:
             found.append(f"{module}:{line}: {name}: the entry point")
@@ -89,6 +90,8 @@ def test_no_directory_is_outside_the_floors() -> None:
         ("pfxhttpd.exchange.value", "import requests", "third party"),
         ("pfxhttpd.cli.run", "import tomlkit", "third party"),
         ("pfxhttpd.outside.store", "from pfxhttpd.outside import journal", "a sibling"),
+        ("pfxhttpd.outside.transport.dial", "from pfxhttpd.outside.journal import Journal", "a sibling"),
+        ("pfxhttpd.process.master", "from pfxhttpd.demo import backend", "upstairs"),
         ("pfxhttpd.outside.store", "from . import journal", "a sibling"),
         ("pfxhttpd.outside.store", "from .journal import Journal", "a sibling"),
         ("pfxhttpd.cli.run", "from pfxhttpd import __main__", "the entry point"),
@@ -103,7 +106,7 @@ def test_an_offence_is_noticed(module: str, source: str, complaint: str) -> None
     [
         ("pfxhttpd.wire.socketmap", "from pfxhttpd.wire import netstring\nfrom . import text"),
         ("pfxhttpd.exchange.verdict", "import json\nfrom pfxhttpd.config.settings import Entry\nfrom pfxhttpd import __version__"),
-        ("pfxhttpd.outside.transport", "import requests, httptools, socket"),
+        ("pfxhttpd.outside.transport.adapter", "import requests, httptools, socket\nfrom pfxhttpd.outside.transport import dial"),
         ("pfxhttpd.process.worker", "from pfxhttpd.outside import store\nfrom pfxhttpd.process import parking"),
     ],
 )

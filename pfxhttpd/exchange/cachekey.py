@@ -1,10 +1,11 @@
 """Under what key a reply is remembered: two requests share one exactly when they ask the same of the same entry.
 
-The keys have a fixed size, whatever a client sends, and say nothing about the request to whoever reads the cache.
+The keys have a fixed size, whatever a client sends.
 """
 
 from __future__ import annotations
 
+import marshal
 from hashlib import blake2b
 from typing import AbstractSet, Mapping
 
@@ -21,9 +22,11 @@ def of_map(entry: str, key: str) -> bytes:
 
 def of_policy(entry: str, attributes: Mapping[str, str], ignore: AbstractSet[str]) -> bytes:
     """The key for a policy request to `entry`. The order of the attributes and those named in `ignore` do not matter."""
-    return _digest((POLICY_SERVICE, entry, sorted([pair for pair in attributes.items() if pair[0] not in ignore])))
+    names = sorted([name for name in attributes if name not in ignore])
+    return _digest((POLICY_SERVICE, entry, names, [attributes[name] for name in names]))
 
 
 def _digest(question: tuple) -> bytes:
-    # repr quotes and escapes each string, so different questions never read the same, as they could if merely joined.
-    return blake2b(repr(question).encode(), digest_size=SIZE).digest()
+    # marshal writes each string's length before it, so different questions never read the same, as they could if merely
+    # joined. Format 2 is the last one in which equal values always give equal bytes: later ones have back references.
+    return blake2b(marshal.dumps(question, 2), digest_size=SIZE).digest()

@@ -91,12 +91,10 @@ def target_of(entry: Entry) -> Template:
 
     Scheme, host and port are the administrator's alone: no client chooses where a request goes.
     """
-    pieces = _encode(_cut(entry.target, entry), _PERCENT, _PERCENT)
-    fixed = pieces[0] if pieces and isinstance(pieces[0], str) else ""
-    if len(pieces) > 1 or not fixed:
-        if not _UP_TO_PATH.match(fixed):
-            raise TemplateError([(len(fixed), "a placeholder may stand in the path or the query of a target only")])
-    return Template(pieces)
+    pieces = _cut(entry.target, entry)
+    if len(pieces) > 1 and not _UP_TO_PATH.match(pieces[0]):
+        raise TemplateError([(len(pieces[0]), "a placeholder may stand in the path or the query of a target only")])
+    return Template(_encode(pieces, _PERCENT, _PERCENT))
 
 
 def check(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -184,7 +182,10 @@ def _slot(name: str, entry: Entry) -> _Slot | str:
 
 
 def _cut(text: str, entry: Entry) -> list[str | _Slot]:
-    """The template cut into literals and placeholders, blanks trimmed where marks ask for it. Raises TemplateError."""
+    """The template cut into literals and placeholders by turns, blanks trimmed where marks ask for it. Raises TemplateError.
+
+    The first and the last piece are literals, if need be empty ones.
+    """
     problems: list[tuple[int, str]] = []
     pieces: list[str | _Slot] = []
     done = 0

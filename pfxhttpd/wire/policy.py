@@ -86,8 +86,8 @@ def _refuse_hopeless(buffer: bytes, start: int) -> None:
 def valid_action(action: str) -> bool:
     """Whether Postfix takes the action for what it says: it begins with a word, or with a 4xx/5xx code and a text.
 
-    Postfix takes an empty action, one of digits only (`450`) and the like for a permission (access(5)). It knows more words
-    than can be listed here, names of restriction classes among them; one that it does not know gets its client a 451.
+    Postfix takes an empty action and one of digits only, `450` included, for a permission (access(5)). To a word that it
+    does not know it answers 451; the words cannot be listed here, for the names of restriction classes are among them.
     """
     return _ACTION.match(action) is not None
 
@@ -97,6 +97,7 @@ def encode(action: str) -> bytes:
 
     Raises ValueError for an action that is not valid: Postfix would take many of those for a permission.
     """
-    if not valid_action(action):
+    line = clean(action)
+    if not valid_action(line):
         raise ValueError("not an action that Postfix understands")
-    return b"action=%b\n\n" % clean(action).encode()
+    return b"action=%b\n\n" % line.encode()
