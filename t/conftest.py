@@ -1,7 +1,8 @@
 """Puts the package and the test equipment (`kit`) on the path, whatever directory pytest was started in.
 
 Also: a failing test shows the logs of the daemons it used, and a run that is told to end (TERM, as by a cancelled
-CI job) tears its fixtures down like one that is interrupted from the keyboard.
+CI job) tears its fixtures down like one that is interrupted from the keyboard. Both are asked for by name, since a
+shell's background command starts with INT ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ LOG_TAIL = 200
 
 
 def pytest_configure() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:

@@ -199,10 +199,11 @@ class Daemon:
     def destroy(self) -> None:
         """Kills whatever of it is alive, and removes its directory. Never raises for what is gone already."""
         self._stopped = True
-        for pid in {self.pid, *self.processes()}:
-            if pid != self.pid or self.process.poll() is None:
+        while members := self.processes():
+            for pid in members:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            self.process.poll()
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -79,7 +79,7 @@ class Postfix:
         os.chown(self.directory / "data", owner.pw_uid, owner.pw_gid)
         self._main = MAIN.format(directory=self.directory)
         self.configure(main)
-        (self.config / "master.cf").write_text(MASTER.format(port=self.port))
+        self._write("master.cf", MASTER.format(port=self.port))
         self._master: subprocess.Popen[bytes] | None = None
         if smtpd:
             try:
@@ -90,7 +90,14 @@ class Postfix:
 
     def configure(self, main: Iterable[str]) -> None:
         """Writes main.cf anew; processes that Postfix starts from now on read it."""
-        (self.config / "main.cf").write_text(self._main + "".join(f"{line}\n" for line in main))
+        self._write("main.cf", self._main + "".join(f"{line}\n" for line in main))
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file and backdates it: Postfix waits for a file to settle that changed a moment ago."""
+        path = self.config / name
+        path.write_text(text)
+        past = time.time() - 60
+        os.utime(path, (past, past))
 
     def _start(self, timeout: float) -> None:
         check = subprocess.run(["postfix", "-c", str(self.config), "check"], capture_output=True, text=True)
