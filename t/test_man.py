@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from kit.needs import needs
+
 TREE = Path(__file__).resolve().parents[1]
 PAGES = sorted((TREE / "man").glob("*.[0-9]"))
 SCHEMA = json.loads((TREE / "pfxhttpd/config/schema.json").read_text())
@@ -105,12 +107,14 @@ def test_no_key_is_described_that_is_not_declared() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_mandoc_has_nothing_to_warn_of(page: Path) -> None:
+    needs("mandoc")
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", str(page)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_man_shows_the_page_without_warnings(page: Path) -> None:
+    needs("man")
     done = subprocess.run(["man", "--warnings", "-l", str(page)], capture_output=True, text=True,
                           env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MANWIDTH": "100"})
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,6 @@
 """`pfxhttpd demo`: a first try with nothing installed but the package.
 
-Starts the small API of `pfxhttpd.demo.backend` as a child process, writes a configuration that asks it into a private
+Starts the small API of `pfxhttpd.cli.demo_backend` as a child process, writes a configuration that asks it into a private
 directory, says what to type, and then is `pfxhttpd run` with that configuration until it is told to stop.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from string import Template
 from typing import Iterator, Mapping
 
+from pfxhttpd.cli import demo_backend
 from pfxhttpd.cli import run as serve
-from pfxhttpd.demo import backend
 
 CANNOT_BIND = 69
 USAGE = 64
@@ -136,7 +136,7 @@ def program() -> str:
 @contextmanager
 def api(number: int) -> Iterator[None]:
     """The demo API as a child on that loopback port. It leaves with us, however we go. Raises NoBackend."""
-    child = subprocess.Popen([sys.executable, "-I", backend.__file__, str(number), "--child"],
+    child = subprocess.Popen([sys.executable, "-I", demo_backend.__file__, str(number), "--child"],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         if child.stdout.readline() != b"ready\n":
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
               api(numbers["api"])):
             file = Path(directory, "pfxhttp.yml")
             file.write_text(CONFIGURATION.substitute(numbers, directory=directory))
-            print(GUIDE.substitute(numbers, configuration=file, source=backend.__file__,
+            print(GUIDE.substitute(numbers, configuration=file, source=demo_backend.__file__,
                                    program=f"{program()} --config {file}"), flush=True)
             return serve.run(argparse.Namespace(**{**vars(options), "config": str(file), "format": "yaml",
                                                    "daemon": False, "pidfile": None}), environ)

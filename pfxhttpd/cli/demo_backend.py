@@ -2,7 +2,7 @@
 
 It needs nothing but Python's standard library and runs alone, too:
 
-    python3 backend.py 23452
+    python3 demo_backend.py 23452
     curl --json '{"map": "demo_map", "key": "alice@example.com"}' http://127.0.0.1:23452/lookup
 
 Three questions, each a POST with a JSON object, each answered with a JSON object:
@@ -223,11 +223,11 @@ def leave_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`backend.py PORT [--child]`; a child prints `ready` once it is bound and leaves with its parent."""
+    """`demo_backend.py PORT [--child]`; a child prints `ready` once it is bound and leaves with its parent."""
     child = "--child" in arguments
     ports = [argument for argument in arguments if argument != "--child"]
     if len(ports) != 1 or not ports[0].isdigit():
-        print("usage: backend.py PORT", file=sys.stderr)
+        print("usage: demo_backend.py PORT", file=sys.stderr)
         return 64
     try:
         api = server(int(ports[0]))
@@ -237,12 +237,12 @@ def main(arguments: list[str]) -> int:
     if child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair: it may still have questions
         threading.Thread(target=leave_with_parent, daemon=True).start()
-    print("ready", flush=True)
     try:
-        api.serve_forever()
+        with api:
+            print("ready", flush=True)
+            api.serve_forever()
     except KeyboardInterrupt:
-        pass
-    return 0
+        return 0
 
 
 if __name__ == "__main__":
