@@ -1,0 +1,120 @@
+"""From the merged tree to the frozen settings. The tree has been checked; nothing here can fail on a value's form."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from pfxhttpd.config import headers
+from pfxhttpd.config.duration import seconds
+from pfxhttpd.config.entries import auth_method
+from pfxhttpd.config.node import Node
+from pfxhttpd.config.secrets import Secrets
+from pfxhttpd.config.settings import (
+    DOVECOT_SASL,
+    POLICY_SERVICE,
+    BackendOidc,
+    CircuitBreaker,
+    Entry,
+    HttpClient,
+    Listener,
+    Logging,
+    Pool,
+    ResponseCache,
+    SaslOidc,
+    Server,
+    Tls,
+)
+
+
+def server(node: Node) -> Server:
+    """The `server` section."""
+    plain = node.plain()
+    client, cache, breaker = plain["http_client"], plain["response_cache"], plain["circuit_breaker"]
+    return Server(
+        listen=tuple(map(_listener, plain["listen"])),
+        worker_pool=Pool(**plain["worker_pool"]),
+        run_as_user=plain["run_as_user"],
+        run_as_group=plain["run_as_group"],
+        chroot=plain["chroot"],
+        runtime_directory=plain["runtime_directory"],
+        logging=Logging(**plain["logging"]),
+        tls=Tls(**plain["tls"]),
+        http_client=HttpClient(**_lengths(client, "timeout", "idle_connection_timeout")),
+        response_cache=ResponseCache(**_lengths(cache, "ttl")),
+        circuit_breaker=CircuitBreaker(**_lengths(breaker, "cooldown")),
+        socketmap_max_reply_size=plain["socketmap_max_reply_size"],
+        client_idle_timeout=seconds(plain["client_idle_timeout"]),
+        max_connections=plain["max_connections"],
+        shutdown_timeout=seconds(plain["shutdown_timeout"]),
+    )
+
+
+def _lengths(plain: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {**plain, **{key: seconds(plain[key]) for key in keys}}
+
+
+def _listener(plain: dict[str, Any]) -> Listener:
+    mode, pool = plain.pop("mode"), plain.pop("worker_pool", None)
+    return Listener(
+        **plain,
+        mode=int(mode.removeprefix("0o"), 8) if mode else -1,
+        worker_pool=Pool(**pool) if pool else None,
+    )
+
+
+def entry(kind: str, name: str, node: Node, secrets: Secrets) -> Entry:
+    """One entry. Also built from an entry with mistakes (their values are missing), to be looked at by further checks."""
+    plain = node.plain()
+    status = plain["status_code"]
+    only: dict[str, Any] = {}
+    if kind == POLICY_SERVICE:
+        only = {"failure_action": plain["failure_action"], "cache_ignore": frozenset(plain["cache_ignore"])}
+    elif kind == DOVECOT_SASL:
+        port = plain["default_local_port"]
+        only = {"temporary_failure": plain["temporary_failure"], "default_local_port": str(port)}
+    return Entry(
+        kind=kind,
+        name=name,
+        target=plain.get("target", ""),
+        method=plain.get("method", "POST"),
+        headers=_headers(node, secrets),
+        payload=plain["payload"],
+        status_codes=frozenset(status if isinstance(status, list) else [status]),
+        value_field=plain["value_field"],
+        error_field=plain["error_field"],
+        no_error_value=plain["no_error_value"],
+        timeout=seconds(plain["timeout"]),
+        http_request_compression=plain["http_request_compression"],
+        http_response_compression=plain["http_response_compression"],
+        backend_oidc=BackendOidc(**_oidc(node.value["backend_oidc_auth"], secrets)),
+        sasl_oidc=SaslOidc(**_lengths(_oidc(node.value["sasl_oidc_auth"], secrets), "jwks_cache_ttl")),
+        **only,
+    )
+
+
+def _headers(node: Node, secrets: Secrets) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    for line in node.value["custom_headers"].value:
+        try:
+            found.append(headers.parse(line.value))
+        except ValueError:
+            continue  # reported where the blocks are checked
+    if not headers.login_lines(node):
+        login = secrets.text(node, "http_auth_basic")
+        if login:
+            found.append(("Authorization", "Basic " + base64.b64encode(login.encode()).decode()))
+    return tuple(found)
+
+
+def _oidc(node: Node, secrets: Secrets) -> dict[str, Any]:
+    plain = node.plain()
+    del plain["client_secret_file"]
+    plain["auth_method"] = auth_method(node)
+    plain["scopes"] = tuple(plain["scopes"])
+    if plain["enabled"]:
+        plain["client_secret"] = secrets.text(node, "client_secret")
+        key = node.value["private_key_file"]
+        if key.value:
+            plain["private_key"] = secrets.pem(key)
+    return plain

@@ -1,0 +1,97 @@
+"""JSON to nodes. The standard library decides whether it is JSON; a scan of its tokens then finds the places."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Iterator
+
+from pfxhttpd.config.lines import Lines
+from pfxhttpd.config.node import DEEPEST, Node, Path
+from pfxhttpd.config.problem import Invalid, Place, Problem
+
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
+
+
+def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:
+    """The tree (None when the file holds nothing) and the mistakes that leave it readable. Raises Invalid when it is not JSON."""
+    lines = Lines(text, file)
+    if not text.strip():
+        return None, []
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in "{[") - (token[0] in "}]")
+        if depth > DEEPEST:
+            raise Invalid([Problem(*lines.place(token.start()), "", f"not valid JSON: nested more than {DEEPEST} levels deep")])
+    try:
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        message = f"not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
+        raise Invalid([Problem(file, error.lineno, error.colno, "", message)]) from None
+    except _NotJson as error:
+        place = lines.place(max(text.find(str(error)), 0))
+        raise Invalid([Problem(*place, "", f"not valid JSON: {error} is no value")]) from None
+    reader = _Reader(text, lines)
+    root = reader.node((), reader.step(), None)
+    return root, reader.problems
+
+
+class _NotJson(Exception):
+    """NaN and Infinity, which Python reads and JSON does not know."""
+
+
+def _refuse(name: str) -> Any:
+    raise _NotJson(name)
+
+
+class _Reader:
+    """A walk over the tokens of a text that is known to be JSON."""
+
+    def __init__(self, text: str, lines: Lines) -> None:
+        self.problems: list[Problem] = []
+        self._lines = lines
+        self._tokens: Iterator[re.Match[str]] = _TOKEN.finditer(text)
+
+    def step(self) -> re.Match[str]:
+        return next(self._tokens)
+
+    def node(self, path: Path, token: re.Match[str], key: Place | None) -> Node:
+        at = self._lines.place(token.start())
+        node = Node(None, path, at, key or at)
+        if token[0] == "{":
+            node.value = self._mapping(path)
+        elif token[0] == "[":
+            node.value = self._list(path)
+        elif token[0][0] == '"':
+            node.value = node.text = json.loads(token[0])
+        else:
+            node.text = token[0]
+            # A number too long for an int is still a number: as a float it fails the bounds like any other.
+            node.value = json.loads(token[0], parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
+        return node
+
+    def _mapping(self, path: Path) -> dict[str, Node]:
+        found: dict[str, Node] = {}
+        token = self.step()
+        while token[0] != "}":
+            if token[0] == ",":
+                token = self.step()
+            name, place = json.loads(token[0]), self._lines.place(token.start())
+            self.step()
+            node = self.node((*path, name), self.step(), place)
+            if name in found:
+                self.problems.append(node.wrong_key(f"given twice; the first is in line {found[name].key.line}"))
+            else:
+                found[name] = node
+            token = self.step()
+        return found
+
+    def _list(self, path: Path) -> list[Node]:
+        found: list[Node] = []
+        token = self.step()
+        while token[0] != "]":
+            if token[0] == ",":
+                token = self.step()
+            found.append(self.node((*path, len(found)), token, None))
+            token = self.step()
+        return found
