@@ -37,15 +37,13 @@ def take(buffer: bytes) -> tuple[dict[str, str], int] | None:
     if end < 0:
         _refuse_hopeless(buffer, 0)
         return None
-    if not end:
-        raise Malformed(_NOTHING)
     lines = buffer[:end].decode("utf-8", "replace").split("\n")
     if len(lines) > ATTRIBUTE_LIMIT:
         raise Malformed(f"more than {ATTRIBUTE_LIMIT} attributes")
     try:
         attributes = dict([line.split("=", 1) for line in lines])
     except ValueError:
-        raise Malformed(_NO_EQUALS) from None
+        raise Malformed(_NO_EQUALS if lines[0] else _NOTHING) from None
     if "" in attributes:
         raise Malformed(_NO_NAME)
     return attributes, end + 2

@@ -1,0 +1,134 @@
+"""Netstrings: what is one, what can still become one, and what never can."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from kit.feeding import hear_every_way, must_look
+
+from pfxhttpd.wire import netstring
+from pfxhttpd.wire.malformed import Malformed
+
+LIMIT = 100_000
+
+
+def take(buffer: bytes) -> tuple[bytes, int] | None:
+    return netstring.take(buffer, LIMIT)
+
+
+def hopeless(buffer: bytes, limit: int) -> bool:
+    """The definition, byte by byte and without a thought for speed: can no netstring begin with these bytes?"""
+    length = ""
+    for place, byte in enumerate(buffer):
+        letter = chr(byte)
+        if letter == ":" and length:
+            end = place + 1 + int(length)
+            return end < len(buffer) and buffer[end] != ord(",")
+        if letter not in "0123456789" or length == "0" or int(length + letter) > limit:
+            return True
+        length += letter
+    return False
+
+
+@pytest.mark.parametrize(
+    ("buffer", "payload", "used"),
+    [
+        (b"0:,", b"", 3),
+        (b"5:hello,", b"hello", 8),
+        (b"5:hello,5:world,", b"hello", 8),
+        (b"3:a:b,", b"a:b", 6),
+        (b"3:,,,,", b",,,", 6),
+        (b"10:0123456789,", b"0123456789", 14),
+        (b"1:\x00,", b"\x00", 4),
+    ],
+)
+def test_a_netstring_is_taken(buffer: bytes, payload: bytes, used: int) -> None:
+    assert take(buffer) == (payload, used)
+
+
+@pytest.mark.parametrize("buffer", [b"", b"0", b"0:", b"5", b"5:", b"5:hell", b"5:hello", b"99999", b"100000", b"100000:x"])
+def test_more_bytes_are_needed(buffer: bytes) -> None:
+    assert take(buffer) is None
+
+
+@pytest.mark.parametrize(
+    ("buffer", "reason"),
+    [
+        (b"-1:,", "plain decimal"),
+        (b"-", "plain decimal"),
+        (b"+5:hello,", "plain decimal"),
+        (b" 5:hello,", "plain decimal"),
+        (b"5 :hello,", "plain decimal"),
+        (b"0x5:hello,", "plain decimal"),
+        (b"1_0:0123456789,", "plain decimal"),
+        (b"\xb2:xx,", "plain decimal"),
+        (b"\xd9\xa5:hello,", "plain decimal"),
+        (b":,", "plain decimal"),
+        (b"\n", "plain decimal"),
+        (b"G", "plain decimal"),
+        (b"GET / HTTP/1.1\r\n\r\n", "plain decimal"),
+        (b"007:1234567,", "leading zero"),
+        (b"00:,", "leading zero"),
+        (b"01", "leading zero"),
+        (b"100001", "over 100000"),
+        (b"100001:", "over 100000"),
+        (b"999999", "over 100000"),
+        (b"99999999999999999999", "over 100000"),
+        (b"5:hello;", "comma"),
+        (b"5:hello\n", "comma"),
+        (b"0:x", "comma"),
+    ],
+)
+def test_what_can_never_be_one_is_malformed_at_once(buffer: bytes, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        take(buffer)
+
+
+def test_the_limit_is_the_payloads_length() -> None:
+    assert netstring.take(b"3:abc,", 3) == (b"abc", 6)
+    with pytest.raises(Malformed):
+        netstring.take(b"3:abc,", 2)
+    assert netstring.take(b"0:,", 0) == (b"", 3)
+    with pytest.raises(Malformed):
+        netstring.take(b"1", 0)
+    largest = netstring.encode(b"x" * LIMIT)
+    assert take(largest) == (b"x" * LIMIT, len(largest))
+
+
+def test_a_written_length_reserves_nothing() -> None:
+    assert netstring.take(b"999999999:", 10**9) is None
+
+
+@given(some.lists(some.binary(max_size=30), max_size=4), some.binary(max_size=5))
+def test_netstrings_in_a_row_come_out_whatever_way_they_come_in(payloads: list[bytes], behind: bytes) -> None:
+    data = b"".join([netstring.encode(payload) for payload in payloads])
+    heard = hear_every_way(take, data)
+    assert heard == (payloads, b"", False)
+    with_more = hear_every_way(take, data + behind)
+    assert with_more.messages[: len(payloads)] == payloads
+
+
+NEARLY = some.text("0123456789:,-+ x", max_size=14).map(str.encode) | some.binary(max_size=14)
+
+
+@given(NEARLY, some.sampled_from([0, 1, 3, 10, 99, 12345]))
+def test_hopeless_bytes_are_refused_and_no_others(buffer: bytes, limit: int) -> None:
+    try:
+        netstring.take(buffer, limit)
+        refused = False
+    except Malformed:
+        refused = True
+    assert refused == hopeless(buffer, limit)
+
+
+@given(NEARLY)
+def test_nonsense_is_heard_the_same_whatever_way_it_comes_in(data: bytes) -> None:
+    hear_every_way(take, data)
+
+
+@given(some.binary(max_size=2000))
+def test_what_is_encoded_is_taken_again(payload: bytes) -> None:
+    encoded = netstring.encode(payload)
+    assert take(encoded) == (payload, len(encoded))
+    assert not any(must_look(take, encoded[:size]) for size in range(len(encoded)))

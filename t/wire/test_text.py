@@ -1,0 +1,58 @@
+"""Texts on a line: nothing that somebody else wrote begins a second one."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from pfxhttpd.wire.text import REASON_LIMIT, clean, one_line
+
+ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=60)
+BREAKERS = "\n\r\t\0\x0b\x0c\x1b\x1f\x7f\x80\x85\x9b\x9f\u2028\u2029"
+
+
+@pytest.mark.parametrize("breaker", BREAKERS)
+def test_a_breaker_becomes_a_space(breaker: str) -> None:
+    assert clean(f"a{breaker}b") == "a b"
+    assert one_line(f"a{breaker}b") == "a b"
+
+
+@pytest.mark.parametrize("text", ["", "plain", "grün 日本", "a\u00a0b", "zero\u200bwidth", "👩‍👩‍👧", " edges ", "\ue000", "~"])
+def test_harmless_text_is_left_alone(text: str) -> None:
+    assert clean(text) == text
+
+
+def test_a_lone_surrogate_is_replaced() -> None:
+    assert clean("a\ud800b\udfff") == "a\ufffdb\ufffd"
+    assert one_line("a\ud800b") == "a b"
+
+
+@given(ANY_TEXT)
+def test_what_is_clean_is_one_line_and_can_be_encoded(text: str) -> None:
+    cleaned = clean(text)
+    assert len(cleaned) == len(text)
+    assert len(cleaned.splitlines()) <= 1
+    assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in cleaned)
+    assert cleaned.encode().decode() == cleaned
+    assert clean(cleaned) == cleaned
+
+
+@given(ANY_TEXT, some.integers(min_value=3, max_value=70))
+def test_a_reason_is_printable_and_short(text: str, limit: int) -> None:
+    line = one_line(text, limit)
+    assert line.isprintable()
+    assert len(line) <= limit
+    assert line == line.strip()
+    assert one_line(line, limit) == line
+
+
+def test_a_long_reason_is_cut_and_shows_it() -> None:
+    assert one_line("x" * REASON_LIMIT) == "x" * 200
+    assert one_line("x" * (REASON_LIMIT + 1)) == "x" * 197 + "..."
+
+
+def test_direction_marks_and_exotic_blanks_do_not_reach_a_reason() -> None:
+    assert one_line("a\u202eb\u00a0c\u200bd") == "a b c d"
