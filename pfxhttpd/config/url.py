@@ -49,7 +49,8 @@ def _fault(url: str) -> str | None:
         return "the URL has no host"
     if port == 0:
         return "the URL's port must be from 1 to 65535"
-    return host_fault(host)
+    fault = host_fault(f"[{host}]" if ":" in host else host)
+    return f"the URL's host: {fault}" if fault else None
 
 
 def target_fault(url: str) -> str | None:

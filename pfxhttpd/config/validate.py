@@ -34,16 +34,19 @@ def validate(root: Node) -> list[Problem]:
     """Every breach of the schema. The values at fault are removed from the tree."""
     found: dict[int, tuple[Node, Node | None, Any]] = {}
     problems: list[Problem] = []
+    missing: list[tuple[Node, list[str]]] = []
     for error in _validator().iter_errors(root.plain()):
         node, parent = _locate(root, error.absolute_path)
         if error.validator == "additionalProperties":
             problems += _unknown_keys(node, error.schema)
         elif error.validator == "required":
-            problems += _missing_keys(node, error.validator_value)
+            missing.append((node, error.validator_value))
         elif "propertyNames" in error.relative_schema_path:
             problems.append(node.value[error.instance].wrong_key(f"expected {error.schema['expected']}"))
         elif id(node) not in found or _rank(error) < _rank(found[id(node)][2]):
             found[id(node)] = (node, parent, error)
+    for node, required in missing:
+        problems += _missing_keys(node, required)
     for node, parent, error in found.values():
         problems.append(node.wrong(_message(error, node)))
         _remove(node, parent)
@@ -124,6 +127,8 @@ def _entry_hint(node: Node) -> str:
 
 def _unknown_keys(node: Node, part: Any) -> list[Problem]:
     known = schema.resolved(part).get("properties", {})
+    for key in node.value.keys() - known.keys():
+        node.dropped.update(nearest(key, known, 1))  # then that one is not missing, only misspelt
     return [child.wrong_key(f"unknown key{_likely(key, known)}") for key, child in node.value.items() if key not in known]
 
 

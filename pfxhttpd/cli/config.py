@@ -1,0 +1,109 @@
+"""`pfxhttpd config`: prints the configuration that would be in effect, without its secrets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from typing import Any, Mapping
+
+from pfxhttpd.config import schema, source
+from pfxhttpd.config.load import load
+from pfxhttpd.config.problem import Invalid
+from pfxhttpd.config.render import as_yaml
+from pfxhttpd.exchange import template
+from pfxhttpd.exchange.redact import REDACTED, names_secret
+
+CONFIGURATION = 78
+"""EX_CONFIG, sysexits.h."""
+
+_TELLING = re.compile(r"auth|cookie|token|key|secret|pass|pwd|cred|sign?|session|jwt", re.IGNORECASE)
+"""In the name of a header or of a query's parameter: its value is hidden. Hiding one too many does no harm."""
+
+_USER = re.compile(r"(?<=//)[^/?#]*@")
+_PARAMETER = re.compile(r"([?&])([^=&#]*)=([^&#]*)")
+_PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
+_JSON_MEMBER = re.compile(r'("((?:[^"\\]|\\.)*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,}\]"{]+)')
+_FORM_FIELD = re.compile(r"(^|&)([^=&\s]+)=([^&]*)")
+
+
+def add(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "config", help="print the effective configuration, secrets hidden",
+        description="Prints the configuration as YAML, with defaults merged and the environment applied."
+                    " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """The document on standard output, or the mistakes on standard error."""
+    try:
+        path = options.config or source.search(environ.get("HOME", ""), os.getcwd())
+        document = load(path, options.format, environ, [template.check]).document
+    except Invalid as invalid:
+        print(invalid, file=sys.stderr)
+        return CONFIGURATION
+    sys.stdout.write(rendered(document))
+    return 0
+
+
+def rendered(document: Mapping[str, Any]) -> str:
+    """The document as YAML, redacted."""
+    return as_yaml(redacted(document, schema.whole()))
+
+
+def redacted(value: Any, part: schema.Part | None) -> Any:
+    """A copy without secrets; the schema tells where some are."""
+    hide = _HIDERS.get((part or {}).get("secret", ""))
+    if hide and value:
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {key: redacted(child, schema.child(part, key) if part else None) for key, child in value.items()}
+    if isinstance(value, list):
+        return [redacted(child, schema.child(part, 0) if part else None) for child in value]
+    return value
+
+
+def _whole(value: Any) -> str:
+    return REDACTED
+
+
+def _url(value: str) -> str:
+    def parameter(found: re.Match[str]) -> str:
+        before, name, content = found.groups()
+        return f"{before}{name}={_hidden(content) if _TELLING.search(name) else content}"
+
+    return _PARAMETER.sub(parameter, _USER.sub(f"{REDACTED}@", value))
+
+
+def _headers(value: list[str]) -> list[str]:
+    return [_header(line) for line in value]
+
+
+def _header(line: str) -> str:
+    name = line.partition(":")[0]
+    return f"{name}: {REDACTED}" if _TELLING.search(name) else line
+
+
+def _payload(value: str) -> str:
+    def member(found: re.Match[str]) -> str:
+        before, name, content = found.groups()
+        if not names_secret(name):
+            return found[0]
+        return before + (f'"{_hidden(content[1:-1])}"' if content[0] == '"' else _hidden(content))
+
+    def field(found: re.Match[str]) -> str:
+        before, name, content = found.groups()
+        return f"{before}{name}={_hidden(content) if names_secret(name) else content}"
+
+    return _FORM_FIELD.sub(field, _JSON_MEMBER.sub(member, value))
+
+
+def _hidden(text: str) -> str:
+    """Nothing of a value but its placeholders, which are no secret if they are all there is."""
+    return text if not _PLACEHOLDER.sub("", text).strip() else REDACTED
+
+
+_HIDERS = {"whole": _whole, "url": _url, "headers": _headers, "payload": _payload}
+"""What the schema's keyword `secret` means."""
