@@ -1,0 +1,44 @@
+"""What the commands share: finding the configuration, and the running server through it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, Mapping
+
+from pfxhttpd.config import source
+from pfxhttpd.config.load import load
+from pfxhttpd.config.problem import Invalid
+from pfxhttpd.config.settings import Settings
+from pfxhttpd.exchange import template, verdict
+from pfxhttpd.outside import control
+
+CHECKS = (template.check, verdict.check)
+"""Looks at an entry that the configuration's own room cannot take: it is below those that know."""
+
+
+def path(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """The file named by --config, else the first that is found. Raises `Invalid`."""
+    return options.config or source.search(environ.get("HOME", ""), os.getcwd())
+
+
+def settings(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:
+    """What the file says. Raises `Invalid` with everything that is wrong with it."""
+    return load(file, format, environ, CHECKS).settings
+
+
+def ask(
+    options: argparse.Namespace, environ: Mapping[str, str], request: Mapping[str, Any], patience: float
+) -> tuple[dict[str, Any], int]:
+    """The running server's answer and an exit code; what went wrong is already said."""
+    try:
+        configured = settings(path(options, environ), options.format, environ).server.runtime_directory
+    except Invalid:
+        # The file may be broken by now; the server that runs with what it used to say may well be asked.
+        configured = environ.get("PFXHTTP_SERVER_RUNTIME_DIRECTORY", "")
+    try:
+        return control.ask(control.directory(configured, environ), request, patience), os.EX_OK
+    except control.ControlError as error:
+        print(f"pfxhttpd: {error}", file=sys.stderr)
+        return {}, os.EX_UNAVAILABLE

@@ -1,0 +1,218 @@
+"""What every process is doing, in shared memory: written by its owner alone, read by all for nothing.
+
+The master makes the board before its first fork; an anonymous mapping is then the same memory in every child.
+It is a grid of 64-bit cells, so that one store is one machine word: a reader may see a row half a request old,
+never half a number. Each row has one writer (a worker its own, parking the pools' queues, the master the rest),
+which is why nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+CELLS = 16
+_NAME_CELL, _NAME_BYTES = 10, 48
+
+FREE, STARTING, IDLE, BUSY, LEAVING = range(5)
+STATES = ("free", "starting", "idle", "busy", "leaving")
+
+WORKERS, POOLS = 4096, 256
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker as `status` shows it. Times are seconds on the monotonic clock."""
+
+    row: int
+    pid: int
+    generation: int
+    pool: int
+    slot: int
+    state: str
+    since: float
+    deadline: float
+    requests: int
+    held: int
+    entry: str
+
+
+class Grid:
+    """The shared cells, seen as integers, as floats and as bytes."""
+
+    def __init__(self, rows: int) -> None:
+        self.memory = mmap.mmap(-1, rows * CELLS * 8)
+        self.ints = memoryview(self.memory).cast("q")
+        self.floats = memoryview(self.memory).cast("d")
+
+    def write_name(self, base: int, name: bytes) -> None:
+        start = (base + _NAME_CELL) * 8
+        self.memory[start : start + _NAME_BYTES] = name
+
+    def read_name(self, base: int) -> str:
+        start = (base + _NAME_CELL) * 8
+        return self.memory[start : start + _NAME_BYTES].rstrip(b"\0").decode("utf-8", "replace")
+
+
+def padded(name: str) -> bytes:
+    """`name` as it stands in a row: 48 bytes, cut or filled with NUL. Made once per entry, not per request."""
+    return name.encode("utf-8", "replace")[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+
+
+class WorkerRow:
+    """A worker's own row; it alone writes it once it runs."""
+
+    PID, GENERATION, POOL, SLOT, STATE, SINCE, DEADLINE, REQUESTS, HELD, TAKEN = range(10)
+
+    def __init__(self, grid: Grid, base: int) -> None:
+        self._grid, self._base = grid, base
+        self._ints, self._floats = grid.ints, grid.floats
+        self._state, self._since, self._deadline = base + self.STATE, base + self.SINCE, base + self.DEADLINE
+        self._requests, self._held, self._taken = base + self.REQUESTS, base + self.HELD, base + self.TAKEN
+
+    def busy(self, entry: bytes, now: float, deadline: float) -> None:
+        """A request is in hand; the master kills a worker that is still busy well past `deadline`."""
+        self._floats[self._since] = now
+        self._floats[self._deadline] = deadline
+        self._grid.write_name(self._base, entry)
+        self._ints[self._state] = BUSY
+
+    def idle(self) -> None:
+        self._ints[self._state] = IDLE
+
+    def served(self) -> None:
+        """One more request has been answered."""
+        self._ints[self._requests] += 1
+
+    def leaving(self) -> None:
+        self._ints[self._state] = LEAVING
+
+    def holds(self, clients: int) -> None:
+        self._ints[self._held] = clients
+
+    def took(self) -> None:
+        """One client was taken from the pool's ready queue."""
+        self._ints[self._taken] += 1
+
+    @property
+    def requests(self) -> int:
+        return self._ints[self._requests]
+
+
+class PoolRow:
+    """A pool's queue, as parking sees it: how many ready clients wait for a worker."""
+
+    WAITING, SENT, GONE = range(3)
+
+    def __init__(self, board: Scoreboard, index: int) -> None:
+        self._ints, self._board, self.index = board.grid.ints, board, index
+        base = (1 + index) * CELLS
+        self._waiting, self._sent, self._gone = base + self.WAITING, base + self.SENT, base + self.GONE
+
+    @property
+    def waiting(self) -> int:
+        return self._ints[self._waiting]
+
+    def sent(self) -> None:
+        """Parking has put one more client into the kernel's queue."""
+        self._ints[self._sent] += 1
+
+    def count(self, kept: int) -> None:
+        """Publish the length: what the kernel's queue holds, and `kept` clients that parking keeps behind it."""
+        queued = self._ints[self._sent] - self._ints[self._gone] - self._board.taken(self.index)
+        self._ints[self._waiting] = kept + max(0, queued)
+
+    def settle(self, kept: int) -> None:
+        """The kernel's queue is known to be empty: forget what workers that died had taken uncounted."""
+        self._ints[self._gone] = self._ints[self._sent] - self._board.taken(self.index)
+        self._ints[self._waiting] = kept
+
+
+class Scoreboard:
+    """The whole board. Rows: one for parking, then the pools, then the workers."""
+
+    PARKED = 0
+
+    def __init__(self) -> None:
+        self.grid = Grid(1 + POOLS + WORKERS)
+        self._first = (1 + POOLS) * CELLS
+        ints = self.grid.ints
+        self._held = ints[self._first + WorkerRow.HELD :: CELLS]
+        self._taken = ints[self._first + WorkerRow.TAKEN :: CELLS]
+        self._pool = ints[self._first + WorkerRow.POOL :: CELLS]
+
+    # -- parking ------------------------------------------------------------------------------------------------
+
+    def park(self, clients: int) -> None:
+        """Parking now holds so many clients, those in its queues included."""
+        self.grid.ints[self.PARKED] = clients
+
+    @property
+    def parked(self) -> int:
+        return self.grid.ints[self.PARKED]
+
+    @property
+    def held(self) -> int:
+        """Client connections that the server holds, in all its processes."""
+        return self.grid.ints[self.PARKED] + sum(self._held[: self.rows])
+
+    # -- pools --------------------------------------------------------------------------------------------------
+
+    def pool(self, index: int) -> PoolRow:
+        return PoolRow(self, index)
+
+    def taken(self, index: int) -> int:
+        """Clients that the workers now alive in a pool have taken from its queue."""
+        rows = self.rows
+        return sum(taken for taken, pool in zip(self._taken[:rows], self._pool[:rows]) if pool == index)
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Rows of workers to look at: no row beyond has ever been used."""
+        return self.grid.ints[self.PARKED + 1]
+
+    def hire(self, pool: int, slot: int, generation: int) -> int:
+        """Take a free row for a worker about to be forked. Only the master calls this. Raises `RuntimeError` when
+        all rows are taken (4096, while a configuration can ask for 1000 workers a pool)."""
+        ints = self.grid.ints
+        for row in range(WORKERS):
+            base = self._first + row * CELLS
+            if ints[base + WorkerRow.STATE] == FREE:
+                for cell in range(CELLS):
+                    ints[base + cell] = 0
+                ints[base + WorkerRow.POOL], ints[base + WorkerRow.SLOT] = pool, slot
+                ints[base + WorkerRow.GENERATION], ints[base + WorkerRow.STATE] = generation, STARTING
+                ints[self.PARKED + 1] = max(self.rows, row + 1)
+                return row
+        raise RuntimeError(f"the scoreboard holds {WORKERS} workers at most")
+
+    def started(self, row: int, pid: int) -> None:
+        self.grid.ints[self._first + row * CELLS + WorkerRow.PID] = pid
+
+    def worker(self, row: int) -> WorkerRow:
+        return WorkerRow(self.grid, self._first + row * CELLS)
+
+    def fire(self, row: int) -> None:
+        """The worker of this row is gone: what it took is the pool's to remember, and the row is free again."""
+        ints, base = self.grid.ints, self._first + row * CELLS
+        ints[(1 + ints[base + WorkerRow.POOL]) * CELLS + PoolRow.GONE] += ints[base + WorkerRow.TAKEN]
+        ints[base + WorkerRow.TAKEN] = ints[base + WorkerRow.HELD] = 0
+        ints[base + WorkerRow.STATE] = FREE
+
+    def view(self, row: int) -> WorkerView:
+        base, ints, floats = self._first + row * CELLS, self.grid.ints, self.grid.floats
+        return WorkerView(
+            row=row,
+            pid=ints[base + WorkerRow.PID],
+            generation=ints[base + WorkerRow.GENERATION],
+            pool=ints[base + WorkerRow.POOL],
+            slot=ints[base + WorkerRow.SLOT],
+            state=STATES[ints[base + WorkerRow.STATE]],
+            since=floats[base + WorkerRow.SINCE],
+            deadline=floats[base + WorkerRow.DEADLINE],
+            requests=ints[base + WorkerRow.REQUESTS],
+            held=ints[base + WorkerRow.HELD],
+            entry=self.grid.read_name(base),
+        )

@@ -1,0 +1,145 @@
+"""A configuration made ready to serve: its sockets, pools and trust, complete before anything of the old one changes.
+
+A reload makes a new generation beside the running one, sharing the sockets that both have; whatever goes wrong on the
+way undoes only what was made for it.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+from dataclasses import dataclass, replace
+from typing import Mapping
+
+from pfxhttpd.config.settings import Listener, Pool, Settings
+from pfxhttpd.outside import handoff, listen, trust
+from pfxhttpd.process.parking import Plan
+
+GLOBAL = "global"
+RESERVED_DESCRIPTORS = 64
+"""What parking needs beside its clients, with room to spare."""
+
+
+class Refused(Exception):
+    """A configuration cannot be put to work. One line; `permission` tells that the system did not allow it."""
+
+    def __init__(self, reason: str, permission: bool = False) -> None:
+        super().__init__(reason)
+        self.permission = permission
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pool at work: its index on the scoreboard, its ready queue, and the listeners that it serves."""
+
+    key: str
+    title: str
+    index: int
+    pool: Pool
+    ready: socket.socket
+    sender: socket.socket
+    doors: Mapping[str, socket.socket]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    number: int
+    settings: Settings
+    context: ssl.SSLContext
+    doors: Mapping[str, socket.socket]
+    places: Mapping[str, Place]
+    max_connections: int
+
+    def plan(self) -> Plan:
+        """What parking has to know."""
+        pools = {where: place.index for place in self.places.values() for where in place.doors}
+        default = self.places.get(GLOBAL) or next(iter(self.places.values()))
+        return Plan(pools, default.index, self.settings.server.client_idle_timeout)
+
+    def close(self, keeping: Generation | None = None) -> None:
+        """Close the sockets of this generation that `keeping` does not share, and remove their files."""
+        doors = keeping.doors.values() if keeping else ()
+        for door in self.doors.values():
+            if door not in doors:
+                listen.retire(door)
+        kept = {place.ready for place in keeping.places.values()} if keeping else ()
+        for place in self.places.values():
+            if place.ready not in kept:
+                place.ready.close()
+                place.sender.close()
+
+    def resized(self, workers: int) -> Generation:
+        """The same with another number of workers in the global pool."""
+        place = self.places[GLOBAL]
+        pool = replace(place.pool, max_workers=workers)
+        return replace(self, places={**self.places, GLOBAL: replace(place, pool=pool)})
+
+
+def prepare(
+    settings: Settings, previous: Generation | None, activated: Mapping[str, list[socket.socket]]
+) -> Generation:
+    """Bind, load and lay out all that `settings` ask for, taking over what `previous` already has.
+
+    `activated` are systemd's sockets by name. Raises `Refused`, with nothing left behind.
+    """
+    doors: dict[str, socket.socket] = {}
+    places: dict[str, Place] = {}
+    try:
+        context = trust.context(settings.server.tls)
+        for listener in settings.server.listen:
+            doors[listener.where] = _door(listener, settings, previous, activated)
+        taken = {place.index for place in previous.places.values()} if previous else set()
+        for key, title, pool in _pools(settings):
+            old = previous.places.get(key) if previous else None
+            if old is None:
+                index = next(index for index in range(len(taken) + 1) if index not in taken)
+                taken.add(index)
+                ready, sender = handoff.channel()
+            else:
+                index, ready, sender = old.index, old.ready, old.sender
+            mine = {
+                listener.where: doors[listener.where]
+                for listener in settings.server.listen
+                if _pool_of(listener) == key
+            }
+            places[key] = Place(key, title, index, pool, ready, sender, mine)
+    except (listen.ListenError, trust.TrustError) as error:
+        Generation(0, settings, None, doors, places, 0).close(keeping=previous)
+        raise Refused(str(error), getattr(error, "permission", False)) from error
+    number = previous.number + 1 if previous else 1
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = settings.server.max_connections or limit
+    return Generation(number, settings, context, doors, places, max(1, min(most, limit - RESERVED_DESCRIPTORS)))
+
+
+def _door(
+    listener: Listener,
+    settings: Settings,
+    previous: Generation | None,
+    activated: Mapping[str, list[socket.socket]],
+) -> socket.socket:
+    if previous and listener.where in previous.doors:
+        return previous.doors[listener.where]
+    if listener.systemd_socket_name:
+        if previous:
+            raise listen.ListenError(f"{listener.where}: a socket of systemd's cannot be added by a reload; restart")
+        passed = activated.get(listener.systemd_socket_name, [])
+        if len(passed) != 1:
+            raise listen.ListenError(f"{listener.where}: systemd passed {len(passed)} sockets of that name, not one")
+        listen.check_fit(listener, passed[0])
+        return passed[0]
+    return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
+
+
+def _pool_of(listener: Listener) -> str:
+    return listener.where if listener.worker_pool else GLOBAL
+
+
+def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
+    """(key, title, pool) of each pool that has a listener, the global one first."""
+    listeners = settings.server.listen
+    pools = [(listener.where, listener.name, listener.worker_pool) for listener in listeners if listener.worker_pool]
+    if len(pools) < len(listeners):
+        pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
+    return pools

@@ -1,0 +1,78 @@
+"""What `status` shows: a picture of the scoreboard, as values and as lines for people."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Iterable, Mapping
+
+from pfxhttpd import __version__
+from pfxhttpd.outside.scoreboard import Scoreboard
+from pfxhttpd.process.crew import Child
+from pfxhttpd.process.generation import Generation
+
+
+def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
+    """The state of the server, in values that JSON can hold. Durations are seconds."""
+    now = time.monotonic()
+    workers, others = [], []
+    titles = {place.index: place.title for place in generation.places.values()}
+    for child in children:
+        if child.row < 0:
+            others.append({"process": child.name, "pid": child.pid, "state": child.state.value})
+            continue
+        view = board.view(child.row)
+        busy = view.state == "busy"
+        workers.append(
+            {
+                "process": child.name,
+                "pid": child.pid,
+                "pool": titles.get(view.pool, ""),
+                "generation": view.generation,
+                "state": view.state if child.state.value == "serving" else child.state.value,
+                "requests": view.requests,
+                "entry": view.entry if busy else "",
+                "seconds": round(now - view.since, 3) if busy else 0,
+            }
+        )
+    pools = [
+        {
+            "pool": place.title,
+            "workers": place.pool.max_workers,
+            "waiting": board.pool(place.index).waiting,
+            "max_queue": place.pool.max_queue,
+            "listeners": list(place.doors),
+        }
+        for place in generation.places.values()
+    ]
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "configuration": generation.settings.source,
+        "generation": generation.number,
+        "connections": board.held,
+        "max_connections": generation.max_connections,
+        "pools": pools,
+        "workers": sorted(workers, key=lambda worker: (worker["pool"], worker["process"])),
+        "processes": others,
+    }
+
+
+def lines(status: Mapping[str, Any]) -> list[str]:
+    """The same for people, one line each."""
+    said = [
+        f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
+        f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
+    ]
+    for pool in status["pools"]:
+        said.append(
+            f"pool {pool['pool']}: {pool['workers']} workers, {pool['waiting']} of {pool['max_queue']} waiting, "
+            f"listening on {' '.join(pool['listeners'])}"
+        )
+    for worker in status["workers"]:
+        doing = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
+        said.append(
+            f"{worker['process']} pid {worker['pid']}: {worker['state']}{doing}, {worker['requests']} requests"
+        )
+    said += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
+    return said

@@ -1,0 +1,107 @@
+"""One entry's way to its target: from what is asked to the answer, or the failure to get one."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from typing import Mapping, Protocol
+
+from requests import Request, Session, exceptions
+from requests.utils import get_environ_proxies
+from urllib3.util import parse_url
+
+from pfxhttpd import __version__
+from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
+from pfxhttpd.exchange.answer import Answer, BackendFailure
+from pfxhttpd.exchange.template import payload_of, target_of
+from pfxhttpd.outside.transport.adapter import Prepared
+
+_NO_HEADERS: Mapping[str, str] = {}
+_FAILURES = (
+    (exceptions.Timeout, "backend timed out"),
+    (exceptions.SSLError, "TLS with the backend failed"),
+    (exceptions.ProxyError, "the proxy to the backend failed"),
+    (exceptions.ContentDecodingError, "backend's answer cannot be decompressed"),
+    (exceptions.ChunkedEncodingError, "backend's answer is broken"),
+    (exceptions.ConnectionError, "connection to the backend failed"),
+)
+
+
+class Watch(Protocol):
+    """Who is told that a request is under way: the worker, for its title and its row on the scoreboard."""
+
+    def begin(self, entry: Entry, deadline: float) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def default_headers(entry: Entry) -> dict[str, str]:
+    """What a request to the entry's target says of itself; `custom_headers` replace and add."""
+    headers = {"User-Agent": f"PostfixToHTTP/{__version__}", "Accept": "*/*"}
+    if entry.method != "GET":
+        headers["Content-Type"] = "application/json"
+    headers["Accept-Encoding"] = "gzip" if entry.http_response_compression else "identity"
+    if entry.http_request_compression and entry.method != "GET":
+        headers["Content-Encoding"] = "gzip"
+    given = {name.lower(): name for name in headers}
+    for name, value in entry.headers:
+        headers.pop(given.get(name.lower(), name), None)
+        headers[name] = value
+        given[name.lower()] = name
+    return headers
+
+
+def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
+    """The proxies by scheme, as requests wants them: the configured one, else those of the environment."""
+    if server.http_client.proxy:
+        return {"http": server.http_client.proxy, "https": server.http_client.proxy}
+    found = get_environ_proxies(entry.target, no_proxy=None)
+    return {scheme: url for scheme, url in found.items() if scheme in ("http", "https", "all")}
+
+
+class Backend:
+    """Asks one entry's target. Made once per worker and entry; everything that can be rendered ahead is."""
+
+    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch) -> None:
+        self.entry = entry
+        self._session, self._watch = session, watch
+        self._payload, self._target = payload_of(entry), target_of(entry)
+        self._proxies = proxies_for(entry, server)
+        self._wants_headers = entry.kind == DOVECOT_SASL
+        url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
+        request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
+        self._prepared = Prepared.of(request)
+
+    def ask(self, question: str | Mapping[str, str], body: bytes | None = None) -> Answer:
+        """The backend's answer to a key or to a policy's attributes. `body` replaces the rendered payload.
+
+        Raises `BackendFailure` when there is none within the entry's timeout; its reason names no secret.
+        """
+        entry, request = self.entry, self._prepared
+        if self._target.static is None:
+            request.url = parse_url(self._target.render(question).decode()).url
+            request.render()
+        if body is None:
+            body = self._payload.render(question)
+        if entry.http_request_compression and body:
+            body = gzip.compress(body, compresslevel=1)
+        request.body = body
+        self._watch.begin(entry, time.monotonic() + entry.timeout)
+        try:
+            response = self._session.send(
+                request, timeout=entry.timeout, allow_redirects=False, proxies=self._proxies, verify=True, cert=None
+            )
+        except exceptions.RequestException as error:
+            raise _failure(error) from error
+        finally:
+            self._watch.end()
+        return Answer(
+            response.status_code, response.headers if self._wants_headers else _NO_HEADERS, response.content
+        )
+
+
+def _failure(error: exceptions.RequestException) -> BackendFailure:
+    for kind, reason in _FAILURES:
+        if isinstance(error, kind):
+            return BackendFailure(f"{reason}: {error}", timeout=isinstance(error, exceptions.Timeout))
+    return BackendFailure(str(error) or "the backend cannot be asked")

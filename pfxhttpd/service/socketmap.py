@@ -1,0 +1,58 @@
+"""Lookups: what does this table say? (socketmap_table(5))"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+from pfxhttpd.exchange.answer import BackendFailure
+from pfxhttpd.exchange.verdict import failure_reply, map_reply
+from pfxhttpd.outside.handoff import Client
+from pfxhttpd.outside.journal import Journal
+from pfxhttpd.service.backend import Backend
+from pfxhttpd.service.trace import Trace
+from pfxhttpd.wire import socketmap
+from pfxhttpd.wire.socketmap import PERM, BadQuery, Reply
+
+_NO_SUCH_MAP = Reply(PERM, "no such map")
+
+
+class Lookups:
+    """Answers the requests of socket-map clients, from whichever map each of them names."""
+
+    def __init__(self, backends: Mapping[str, Backend], reply_limit: int, journal: Journal) -> None:
+        self._backends, self._limit, self._log = backends, reply_limit, journal
+
+    def step(self, client: Client) -> bytes | None:
+        """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
+
+        Raises `wire.malformed.Malformed` when the framing is broken.
+        """
+        taken = socketmap.take(client.unread)
+        if taken is None:
+            return None
+        query, used = taken
+        client.unread = client.unread[used:]
+        log, trace = self._log, Trace(client)
+        if type(query) is BadQuery:
+            if log.info:
+                log.info("Malformed request", **trace.fields, reply=query.reply.status)
+            return socketmap.encode(query.reply, self._limit)
+        if log.debug:
+            log.debug("Received request", **trace.fields, map=query.name, key=query.key)
+        backend = self._backends.get(query.name)
+        reply = self._look_up(backend, query.key, trace) if backend else _NO_SUCH_MAP
+        if log.debug:
+            log.debug("Response sent", **trace.fields, status=reply.status, reply=reply.text)
+        return socketmap.encode(reply, self._limit)
+
+    def _look_up(self, backend: Backend, key: str, trace: Trace) -> Reply:
+        log = self._log
+        try:
+            verdict = map_reply(backend.entry, backend.ask(key))
+        except BackendFailure as failure:
+            if log.info:
+                log.info("Backend failed", **trace.fields, map=backend.entry.name, reason=failure.reason)
+            return failure_reply(failure)
+        if verdict.problem and log.info:
+            log.info("Lookup refused", **trace.fields, map=backend.entry.name, reason=verdict.problem)
+        return verdict.reply
