@@ -107,7 +107,7 @@ def test_kept_connections_close_when_told(backend):
     assert "Connection" not in ask(connection, "/quietly").headers
     connection.close()
     ask(connection, "/kept").read()
-    assert backend.open_connections() == 1
+    backend.wait_open_connections(1)
     backend.close_idle()
     assert backend.open_connections() == 0 and connection.sock.recv(1) == b""
 

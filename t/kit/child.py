@@ -1,0 +1,65 @@
+"""Runs a function in a forked child and hands back what it returns: for what changes a process for good."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import time
+import traceback
+from typing import Callable, TypeVar
+
+from kit.leash import die_with_parent
+
+Result = TypeVar("Result")
+
+
+class ChildFailed(Exception):
+    """The function raised, or the child died before it returned. The text is the child's traceback, if it has one."""
+
+
+def in_child(work: Callable[[], Result], timeout: float = 20.0) -> Result:
+    """What `work` returns, in a child of its own that ends with it. Raises ChildFailed, also when time is up."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            die_with_parent()
+            with open(writing, "wb") as pipe:
+                pipe.write(_outcome(work))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        answer = _read_all(reading, time.monotonic() + timeout)
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    if not answer:
+        raise ChildFailed(f"the child said nothing (wait status {status})")
+    result, failure = pickle.loads(answer)
+    if failure:
+        raise ChildFailed(failure)
+    return result
+
+
+def _outcome(work: Callable[[], object]) -> bytes:
+    try:
+        return pickle.dumps((work(), ""))
+    except BaseException:
+        return pickle.dumps((None, traceback.format_exc()))
+
+
+def _read_all(descriptor: int, deadline: float) -> bytes:
+    received = b""
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise ChildFailed("the child took too long")
+        piece = os.read(descriptor, 65536)
+        if not piece:
+            return received
+        received += piece
