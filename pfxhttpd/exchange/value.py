@@ -42,7 +42,7 @@ def find(document: JSON, path: str) -> JSON:
 
 def _anywhere(document: JSON, name: str) -> JSON:
     """The shallowest value of that name. A queue and not recursion, so depth costs nothing."""
-    waiting = deque([document])
+    waiting: deque[JSON] = deque([[document]])
     while waiting:
         node = waiting.popleft()
         if type(node) is dict:
