@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Iterable
+from typing import Iterable, Iterator
 
 REDACTED = "<redacted>"
 
@@ -79,11 +79,11 @@ _SHAPES = (
            rf"({_WEAK}{_QUOTE}\s*(?::|%3a)\s*{_OPENING}){_UNQUOTED}",
            r"(-token\s*:\s*)\S+",
            rf"({_WEAK}\s*:\s*)[A-Za-z0-9._~+/=-]{{16,}}"),
-    _shape("resp=", r"(\bresp=)\S+"),
+    _shape("resp=", r"(resp=)\S+"),
     _shape("code=", r"""((?:^|[?&])code=)[^\s&"'<>]+"""),
     # credentials of an Authorization header wherever they turn up (RFC 7617, RFC 6750); a challenge's words are none
     _shape("bearer basic digest negotiate",
-           r"(\b(?:bearer|basic|digest|negotiate)(?:\s|%20)+)(?!(?:token|realm|error|auth\w*)\b)[A-Za-z0-9._~+/=-]+"),
+           r"((?:bearer|basic|digest|negotiate)(?:\s|%20)+)(?!(?:token|realm|error|auth\w*)\b)[A-Za-z0-9._~+/=-]+"),
 )
 
 # Session ids, numbers, host names, mail addresses, addresses with a port: most values are of this kind.
@@ -121,11 +121,23 @@ class Redactor:
         for hints, shape in _SHAPES:
             for hint in hints:
                 if hint in lowered:
-                    spans += [(match.end(match.lastindex or 0), match.end()) for match in shape.finditer(head)]
+                    spans += _found(shape, head, keep)
                     break
         if not spans:
             return (text, 0) if len(text) <= keep else (text[:keep], len(text) - keep)
         return _without(text, sorted(spans), keep)
+
+
+def _found(shape: re.Pattern[str], text: str, keep: int) -> Iterator[tuple[int, int]]:
+    """Where a shape's secrets begin and end, as far as they begin in the first `keep` characters.
+
+    The search goes on inside of what was found, since that may be a second name: `password= password: x`.
+    """
+    match = shape.search(text)
+    while match and match.start() < keep:
+        start, end = match.end(match.lastindex or 0), match.end()
+        yield start, end
+        match = shape.search(text, start if start > match.start() else end)
 
 
 def _without(text: str, spans: list[tuple[int, int]], keep: int) -> tuple[str, int]:

@@ -11,7 +11,6 @@ Everything that the jail lacks is opened by `Journal.open`: the stream's own des
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -25,9 +24,6 @@ from pfxhttpd.exchange.logline import Encoder, encoder
 from pfxhttpd.exchange.redact import Redactor
 
 SYSLOG_SOCKET = "/dev/log"
-
-SHORTEST_DATAGRAM = 256
-"""Bytes of a syslog message below which one that is said to be too long is not halved again."""
 
 _LEVELS = {"debug": ("DEBUG", "INFO", "ERROR"), "info": ("INFO", "ERROR"), "error": ("ERROR",), "none": ()}
 
@@ -147,7 +143,8 @@ class Syslog:
     def send(self, line: bytes, priority: int) -> bool:
         text = b"<%d>pfxhttpd[%d]: %s" % (priority, os.getpid(), line[:-1])
         try:
-            return self._sent(text)
+            self._socket.send(text, socket.MSG_NOSIGNAL)
+            return True
         except BlockingIOError:
             return False
         except OSError:
@@ -156,19 +153,10 @@ class Syslog:
             channel = self._connected()
             self._socket.close()
             self._socket = channel
-            return self._sent(text)
+            channel.send(text, socket.MSG_NOSIGNAL)
+            return True
         except OSError:
             return False
-
-    def _sent(self, text: bytes) -> bool:
-        while True:
-            try:
-                self._socket.send(text, socket.MSG_NOSIGNAL)
-                return True
-            except OSError as failure:
-                if failure.errno != errno.EMSGSIZE or len(text) < SHORTEST_DATAGRAM:
-                    raise
-            text = text[:len(text) // 2].decode("utf-8", "ignore").encode()
 
     def descriptors(self) -> tuple[int, ...]:
         return (self._socket.fileno(),) if self._socket.fileno() >= 0 else ()
