@@ -12,9 +12,10 @@ import ssl
 from dataclasses import dataclass, replace
 from typing import Mapping
 
-from pfxhttpd.config.settings import Listener, Pool, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
 from pfxhttpd.outside import handoff, listen, trust
-from pfxhttpd.process.parking import Plan
+from pfxhttpd.process.parking import Door, Plan
+from pfxhttpd.service.login import mechanisms
 
 GLOBAL = "global"
 RESERVED_DESCRIPTORS = 64
@@ -55,7 +56,19 @@ class Generation:
         """What parking has to know."""
         pools = {where: place.index for place in self.places.values() for where in place.doors}
         default = self.places.get(GLOBAL) or next(iter(self.places.values()))
-        return Plan(pools, default.index, self.settings.server.client_idle_timeout)
+        entries = self.settings.entries[DOVECOT_SASL]
+        doors = tuple(
+            Door(listener.where, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
+            for listener in self._greeted()
+        )
+        return Plan(pools, default.index, self.settings.server.client_idle_timeout, self.max_connections, doors)
+
+    def _greeted(self) -> list[Listener]:
+        return [listener for listener in self.settings.server.listen if listener.kind == DOVECOT_SASL]
+
+    def greeted_doors(self) -> list[socket.socket]:
+        """The doors that parking opens, in the plan's order; the workers open all others."""
+        return [self.doors[listener.where] for listener in self._greeted()]
 
     def close(self, keeping: Generation | None = None) -> None:
         """Close the sockets of this generation that `keeping` does not share, and remove their files."""

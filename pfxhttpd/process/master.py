@@ -189,6 +189,7 @@ class Master:
         place = generation.places[key[0]]
         row = self._board.hire(place.index, key[1], generation.number)
         title = self._slot_title(generation, key)
+        greeted = generation.greeted_doors()
 
         def live(channel: socket.socket) -> None:
             post = Post(
@@ -197,7 +198,7 @@ class Master:
                 pool_row=self._board.pool(place.index),
                 row=self._board.worker(row),
                 board=self._board,
-                listeners=place.doors,
+                listeners={where: door for where, door in place.doors.items() if door not in greeted},
                 ready=place.ready,
                 parking=self._arrivals_sender,
                 channel=channel,
@@ -215,12 +216,15 @@ class Master:
     def _fork_parking(self) -> Child:
         generation = self._generation
         queues = {place.index: place.sender for place in generation.places.values()}
+        doors = generation.greeted_doors()
 
         def live(channel: socket.socket) -> None:
             setproctitle("pfxhttpd: parking 0 clients")
-            Parking(self._arrivals, channel, queues, generation.plan(), self._board, self._log).run()
+            Parking(
+                self._arrivals, channel, queues, doors, generation.plan(), self._board, self._log
+            ).run()
 
-        child = fork("parking", live, lambda: self._foreign(generation, {self._arrivals, *queues.values()}),
+        child = fork("parking", live, lambda: self._foreign(generation, {self._arrivals, *queues.values(), *doors}),
                      self._failed)
         self._adopt(child)
         return child
@@ -423,7 +427,7 @@ class Master:
             socket.send_fds(
                 parking.channel,
                 [self._generation.plan().pack([place.index for place in added])],
-                [place.sender.fileno() for place in added],
+                [sock.fileno() for sock in (*(place.sender for place in added), *self._generation.greeted_doors())],
             )
         except OSError:
             parking.kill()

@@ -5,6 +5,9 @@ are silent, it waits for all of them at once, and puts those that speak into the
 reads only from clients that were parked in the middle of a request, so that one that sends a byte a minute costs no
 worker anything; whoever has said nothing yet is given away unread.
 
+It also opens the door to SASL clients, and greets them: they say nothing before the greeting, and must have it within
+a second whatever the workers are doing.
+
 Its loss costs the connections it holds, which their clients open again; its sockets are the master's, so the next
 parking process goes on where this one stopped.
 
@@ -29,13 +32,15 @@ from typing import Callable, Mapping
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
-from pfxhttpd.outside import handoff
+from pfxhttpd.outside import handoff, listen
 from pfxhttpd.outside.handoff import Client, Inbox
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.scoreboard import PoolRow, Scoreboard
 from pfxhttpd.process.crew import GO, PLANNED, READY
 from pfxhttpd.service import trace
-from pfxhttpd.wire import policy, socketmap
+from pfxhttpd.wire import dovecot_line, policy, socketmap
+from pfxhttpd.wire.dovecot_reply import greeting
+from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS
 
 READ = 65536
 BATCH = 64
@@ -43,26 +48,52 @@ BATCH = 64
 QUEUE_PAUSE = 0.05
 """Seconds until a queue that took nothing, though it seemed to have room, is tried again."""
 TITLE_PAUSE = 1.0
+"""Seconds between changes of the process title."""
+CROWDED_PAUSE = 0.2
+"""Seconds between looks at the number of connections while it is at its limit and nothing is accepted."""
 SIOCOUTQ = 0x5411
 
+_MECHANISMS = {mechanism.name: mechanism for mechanism in (*PASSWORDS, *TOKENS)}
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
-WHOLE: Mapping[str, Callable[[bytes, int], bool]] = {SOCKET_MAP: socketmap.whole, POLICY_SERVICE: policy.whole}
+WHOLE: Mapping[str, Callable[[bytes, int], bool]] = {
+    SOCKET_MAP: socketmap.whole,
+    POLICY_SERVICE: policy.whole,
+    DOVECOT_SASL: lambda buffer, _: dovecot_line.whole(buffer),
+}
 """Per kind of client: does somebody have to look at these bytes?"""
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """A SASL listener: its address, its entry, and the mechanisms that its clients are offered, by name."""
+
+    where: str
+    name: str
+    mechanisms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What parking knows of a configuration: which pool serves a listener, and when the silent are let go."""
+    """What parking knows of a configuration: which pool serves a listener, when the silent are let go, how many
+    connections there may be, and the doors that it opens itself."""
 
     pools: Mapping[str, int]
     default: int
     idle: float
+    most: int
+    doors: tuple[Door, ...]
 
     def pack(self, added: list[int]) -> bytes:
-        """The plan as an order; the senders of the pools `added` go along as descriptors."""
-        return marshal.dumps((dict(self.pools), self.default, self.idle, added))
+        """The plan as an order; the senders of the pools `added` go along as descriptors, then the doors."""
+        doors = [(door.where, door.name, door.mechanisms) for door in self.doors]
+        return marshal.dumps((dict(self.pools), self.default, self.idle, self.most, doors, added))
+
+    @classmethod
+    def unpack(cls, message: bytes) -> tuple[Plan, list[int]]:
+        pools, default, idle, most, doors, added = marshal.loads(message)
+        return cls(pools, default, idle, most, tuple(Door(*door) for door in doors)), added
 
 
 @dataclass(slots=True)
@@ -81,6 +112,7 @@ class Parking:
         arrivals: socket.socket,
         channel: socket.socket,
         queues: Mapping[int, socket.socket],
+        doors: list[socket.socket],
         plan: Plan,
         board: Scoreboard,
         journal: Journal,
@@ -88,6 +120,9 @@ class Parking:
         self._inbox, self._channel, self._plan = Inbox(arrivals), channel, plan
         self._board, self._log = board, journal
         self._queues = {index: _Queue(sender, board.pool(index)) for index, sender in queues.items()}
+        self._doors = dict(zip((sock.fileno() for sock in doors), zip(doors, plan.doors)))
+        self._doors_open = False
+        self._greeted = 0
         self._epoll = select.epoll()
         self._parked: OrderedDict[int, tuple[float, Client]] = OrderedDict()
         self._title_at, self._title_for = 0.0, -1
@@ -105,11 +140,14 @@ class Parking:
         self._publish()
         self._channel.send(READY)
         while not self._leaving:
+            self._mind_doors()
             for fd, events in self._epoll.poll(self._patience()):
                 if fd == self._inbox.fileno():
                     self._take_arrivals()
                 elif fd == self._channel.fileno():
                     self._obey()
+                elif fd in self._doors:
+                    self._accept(*self._doors[fd])
                 elif fd in self._senders:
                     self._deliver(self._senders[fd])
                 elif fd in self._parked:
@@ -129,6 +167,8 @@ class Parking:
             waits.append(since + self._plan.idle - time.monotonic())
         if any(queue.waiting or queue.row.waiting for queue in self._queues.values()):
             waits.append(QUEUE_PAUSE)
+        if self._doors and not self._doors_open:
+            waits.append(CROWDED_PAUSE)
         if self._title_for != len(self._parked):
             waits.append(self._title_at + TITLE_PAUSE - time.monotonic())
         return max(0.0, min(waits)) if waits else None
@@ -144,14 +184,15 @@ class Parking:
             return
         if message == GO:
             return
-        pools, default, idle, added = marshal.loads(message)
+        plan, added = Plan.unpack(message)
+        self._change_doors([socket.socket(fileno=fd) for fd in descriptors[len(added) :]], plan)
         for index, descriptor in zip(added, descriptors):
             queue = _Queue(socket.socket(fileno=descriptor), self._board.pool(index))
             queue.sender.setblocking(False)
             self._queues[index] = queue
             self._senders[descriptor] = queue
-        self._plan = Plan(pools, default, idle)
-        used = {*pools.values(), default}
+        self._plan = plan
+        used = {*plan.pools.values(), plan.default}
         for index in [index for index in self._queues if index not in used]:
             gone = self._queues.pop(index)
             del self._senders[gone.sender.fileno()]
@@ -161,6 +202,47 @@ class Parking:
             for fd, client in gone.waiting:
                 self._ready(fd, client)
         self._channel.send(PLANNED)
+
+    # -- doors --------------------------------------------------------------------------------------------------
+
+    def _change_doors(self, doors: list[socket.socket], plan: Plan) -> None:
+        self._shut_doors()
+        for sock, _ in self._doors.values():
+            sock.close()
+        self._doors = dict(zip((sock.fileno() for sock in doors), zip(doors, plan.doors)))
+
+    def _shut_doors(self) -> None:
+        for fd in self._doors if self._doors_open else ():
+            self._epoll.unregister(fd)
+        self._doors_open = False
+
+    def _mind_doors(self) -> None:
+        """Accept nothing while the server holds all the connections it may."""
+        opened = self._board.held < self._plan.most
+        if opened and not self._doors_open:
+            for fd in self._doors:
+                self._epoll.register(fd, select.EPOLLIN)
+            self._doors_open = True
+        elif not opened:
+            self._shut_doors()
+
+    def _accept(self, sock: socket.socket, door: Door) -> None:
+        """A SASL client: greet it, and wait for what it says."""
+        try:
+            accepted, address = sock.accept()
+        except OSError:
+            return
+        accepted.setblocking(False)
+        self._greeted += 1
+        client = Client(DOVECOT_SASL, door.name, door.where, listen.label(accepted, address), time.monotonic())
+        offered = [_MECHANISMS[name] for name in door.mechanisms]
+        client.unsent = greeting(offered, os.getpid(), self._greeted, os.urandom(16).hex())
+        if self._log.info:
+            self._log.info("New connection established", **trace.fields(client), listener=door.name)
+        fd = accepted.detach()
+        self._parked[fd] = (time.monotonic(), client)
+        self._epoll.register(fd, select.EPOLLOUT)
+        self._send(fd, client)
 
     # -- clients ------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ from pfxhttpd.outside.transport.adapter import Transport
 from pfxhttpd.process.crew import DISSOLVE, GO, READY, TIRED, whereabouts
 from pfxhttpd.service import trace
 from pfxhttpd.service.backend import Backend
+from pfxhttpd.service.hangup import HangUp
+from pfxhttpd.service.login import Logins
 from pfxhttpd.service.policy import Checks
 from pfxhttpd.service.socketmap import Lookups
 from pfxhttpd.wire.malformed import Malformed
@@ -115,6 +117,7 @@ class Worker:
         self._services = {
             SOCKET_MAP: Lookups(backends[SOCKET_MAP], server.socketmap_max_reply_size, journal),
             POLICY_SERVICE: Checks(backends[POLICY_SERVICE], journal),
+            DOVECOT_SASL: Logins(backends[DOVECOT_SASL], journal),
         }
         self._listeners = {listener.where: listener for listener in server.listen}
         self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
@@ -341,6 +344,9 @@ class Worker:
             reply = self._services[client.kind].step(client)
         except Malformed as error:
             self._close(f"malformed request: {error}")
+            return
+        except HangUp as error:
+            self._close(error.reason)
             return
         except Exception as error:  # no input may end a worker: a defect of ours costs one connection
             self._close(f"internal error: {whereabouts(error)}", error=True)
