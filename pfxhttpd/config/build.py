@@ -101,7 +101,7 @@ def _headers(node: Node, secrets: Secrets) -> tuple[tuple[str, str], ...]:
         except ValueError:
             continue  # reported where the blocks are checked
     if not headers.login_lines(node):
-        login = secrets.text(node, "http_auth_basic")
+        login = secrets.login(node)
         if login:
             found.append(("Authorization", "Basic " + base64.b64encode(login.encode()).decode()))
     return tuple(found)

@@ -36,6 +36,7 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
     """The same for a text. `file` names it in messages, and relative paths start from its directory."""
     root, problems = source.parse(text, file, format)
     problems += environment.override(root, environ)
+    problems += source.unusable_texts(root)
     coerce(root, schema.whole())
     problems += validate(root)
     problems += listeners.problems(root)

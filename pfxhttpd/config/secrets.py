@@ -37,6 +37,14 @@ class Secrets:
             return ""
         return text
 
+    def login(self, block: Node) -> str:
+        """The user:password of an entry, or ""."""
+        text = self.text(block, "http_auth_basic")
+        node = block.get("http_auth_basic_file")
+        if node and text and ":" not in text and not block.scalar("http_auth_basic"):
+            self.problems.append(node.wrong("the file must hold user:password, but there is no colon"))
+        return text
+
     def pem(self, node: Node) -> str:
         """The whole text of a key file."""
         return self._content(node)

@@ -84,11 +84,11 @@ def parse(text: str, file: str, form: str) -> tuple[Node, list[Problem]]:
         raise Invalid(problems or [Problem(file, 1, 1, "", "the file is empty")])
     if not isinstance(root.value, dict):
         raise Invalid([*problems, root.wrong("expected a mapping of settings, such as `server:`")])
-    return root, [*problems, *_bad_texts(root)]
+    return root, problems
 
 
-def _bad_texts(node: Node) -> list[Problem]:
-    """Texts that no file name, header or log can carry."""
+def unusable_texts(node: Node) -> list[Problem]:
+    """Texts below `node` that no file name, header or log can carry; they are marked as bad."""
     problems: list[Problem] = []
     for key, child in node.children():
         if isinstance(key, str) and _UNUSABLE.search(key):
@@ -98,5 +98,5 @@ def _bad_texts(node: Node) -> list[Problem]:
             child.bad = True
             problems.append(child.wrong("a text must not hold U+0000 or half a surrogate pair"))
         else:
-            problems += _bad_texts(child)
+            problems += unusable_texts(child)
     return problems

@@ -38,7 +38,7 @@ def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:
         raise Invalid([Problem(*place, "", f"not valid YAML: the character U+{_code(error.character):04X} is not allowed")]) from None
     except yaml.MarkedYAMLError as error:
         raise Invalid([_syntax(error, file)]) from None
-    except ValueError:  # PyYAML on an escape beyond Unicode, such as "\UFFFFFFFF"
+    except (ValueError, OverflowError):  # PyYAML on an escape beyond Unicode, such as "\UFFFFFFFF"
         mark = composer.get_mark() if composer else None
         place = _place(mark, file) if mark else Place(file)
         raise Invalid([Problem(*place, "", "not valid YAML: an escape that names no character")]) from None

@@ -1,0 +1,115 @@
+"""The schema itself: complete, consistent, and the only place that declares a key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pfxhttpd.config import duration, environment, schema, settings
+from pfxhttpd.config.load import load_text
+from pfxhttpd.config.node import Node, Place
+
+
+def parts(part: dict[str, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Every declared value with its path; an entry's name is "x"."""
+    yield path, part
+    for key, below in schema.properties(part):
+        yield from parts(below, (*path, key))
+    if "items" in part:
+        yield from parts(schema.resolved(part["items"]), (*path, 0))
+    if isinstance(part.get("additionalProperties"), dict):
+        yield from parts(schema.resolved(part["additionalProperties"]), (*path, "x"))
+
+
+PARTS = {".".join(map(str, path)) or "whole": part for path, part in parts(schema.whole())}
+
+
+def test_it_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema.whole())
+    assert schema.whole()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_every_part_is_described_typed_and_closed(path: str) -> None:
+    part = PARTS[path]
+    assert "type" in part
+    if not path.endswith(".0") or "object" in schema.types(part):
+        assert part["description"].rstrip(".;").count(". ") == (path == "whole"), "one sentence"
+        assert part["description"].endswith(".")
+    if "object" in schema.types(part):
+        assert part["additionalProperties"] is False or isinstance(part["additionalProperties"], dict)
+    if "array" in schema.types(part):
+        assert "items" in part
+    if "integer" in schema.types(part):
+        assert {"minimum", "maximum"} <= part.keys()
+    if "pattern" in part:
+        assert part["expected"]
+
+
+@pytest.mark.parametrize("path", [path for path, part in PARTS.items() if "default" in part])
+def test_every_default_is_valid(path: str) -> None:
+    part = PARTS[path]
+    validator = jsonschema.Draft202012Validator({**part, "$defs": schema.whole()["$defs"]})
+    assert not list(validator.iter_errors(part["default"]))
+    if "duration" in part:
+        bounds = part["duration"]
+        assert duration.seconds(bounds["minimum"]) <= duration.seconds(part["default"]) <= duration.seconds(bounds["maximum"])
+
+
+def test_the_settings_fall_back_to_what_the_schema_declares(accepted: Any) -> None:
+    loaded = accepted(
+        "socket_maps: {a: {target: 'http://h/', value_field: v}}\n"
+        "policy_services: {a: {target: 'http://h/', value_field: v}}\n"
+        "dovecot_sasl: {a: {target: 'http://h/'}}\n").settings
+    plain = dataclasses.replace(loaded.server, listen=(), worker_pool=settings.Pool(8, 80))
+    assert plain == settings.Server()
+    for kind in settings.SECTIONS:
+        entry = loaded.entries[kind]["a"]
+        assert entry == settings.Entry(kind, "a", "http://h/", value_field=entry.value_field, timeout=entry.timeout)
+
+
+def test_the_spec_s_defaults(accepted: Any) -> None:
+    server = accepted("socket_maps: {a: {target: 'http://h/', value_field: v}}").settings.server
+    assert server.socketmap_max_reply_size == 100_000
+    assert server.client_idle_timeout == 3600
+    assert server.shutdown_timeout == 30
+    assert server.response_cache == settings.ResponseCache(False, 300, 10_000)
+    assert server.circuit_breaker == settings.CircuitBreaker(5, 5)
+    assert server.http_client.timeout == 60
+    assert server.logging == settings.Logging(False, "info", False, "")
+    assert server.worker_pool.max_requests == 0
+
+
+def test_homes_of_keys() -> None:
+    assert schema.homes()["ttl"] == ("server.response_cache",)
+    assert schema.homes()["temporary_failure"] == ("dovecot_sasl.<name>",)
+    assert schema.homes()["mode"] == ("server.listen[]",)
+    assert schema.homes()["server"] == ("the top level",)
+    assert "defaults" not in schema.homes()
+
+
+def test_what_may_stand_at_a_path() -> None:
+    assert schema.at(("socket_maps", "any", "custom_headers", 3)) == {"type": "string"}
+    assert schema.at(("server", "listen", 0, "port"))["maximum"] == 65535
+    assert schema.at(("server", "nothing")) is None
+    assert schema.at(("server", "nothing", "below")) is None
+    assert schema.at(("server", 0)) is None
+
+
+def test_every_single_value_of_server_has_a_variable() -> None:
+    single = {path for path, part in PARTS.items() if path.startswith("server.") and not path.startswith("server.listen")
+              and not {"object", "array"} & set(schema.types(part))}
+    assert {".".join(map(str, path)) for path in environment.variables().values()} == single
+    assert environment.variables()["PFXHTTP_SERVER_TLS_ROOT_CA"] == ("server", "tls", "root_ca")
+    root = Node({}, (), Place("f"), Place("f"))
+    assert not environment.override(root, {name: "1" for name in environment.variables()})
+
+
+def test_the_schema_may_be_named_in_the_file() -> None:
+    text = '{"$schema": "https://example.org/s.json", "server": {"listen": [{"kind": "socket_map", "name": "a", "port": 1}]},' \
+           '"socket_maps": {"a": {"target": "http://h/", "value_field": "v"}}}'
+    load_text(text, "f", "json", {})
