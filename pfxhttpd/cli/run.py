@@ -11,8 +11,9 @@ from typing import Mapping
 from pfxhttpd.cli import configuration
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.outside import listen
+from pfxhttpd.outside import control, listen
 from pfxhttpd.outside.journal import Journal
+from pfxhttpd.outside.notify import Notifier
 from pfxhttpd.outside.pidfile import PidFile, PidFileError
 from pfxhttpd.process.generation import Refused
 from pfxhttpd.process.master import Master
@@ -42,8 +43,10 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     _raise_limit()
     try:
         pidfile = PidFile.take(options.pidfile) if options.pidfile else None
-        master = Master(settings, load, Journal.open(settings.server.logging), environ, _activated(environ))
-        master.start()
+        environ = dict(environ)
+        activated = listen.activated(environ, os.getpid())
+        runtime = control.directory(settings.server.runtime_directory, environ)
+        master = Master(settings, load, Journal.open(settings.server.logging), Notifier(environ), runtime, activated)
     except (Refused, PidFileError, listen.ListenError) as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return os.EX_NOPERM if getattr(error, "permission", False) else os.EX_UNAVAILABLE
@@ -52,10 +55,6 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     finally:
         if pidfile:
             pidfile.remove()
-
-
-def _activated(environ: Mapping[str, str]) -> dict:
-    return listen.activated(dict(environ), os.getpid())
 
 
 def _raise_limit() -> None:

@@ -55,9 +55,19 @@ class Child:
         except OSError:
             pass
 
+    def go(self) -> None:
+        self.state = State.SERVING
+        self.tell(GO)
+
     def leave(self, word: bytes) -> None:
         self.state = State.LEAVING
         self.tell(word)
+
+    def dismiss(self) -> None:
+        """The channel's end of file: there is nothing more to do."""
+        if self.state is not State.LEAVING:
+            self.state = State.LEAVING
+            self.channel.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
         try:

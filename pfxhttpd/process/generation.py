@@ -14,6 +14,7 @@ from typing import Mapping
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
 from pfxhttpd.outside import handoff, listen, trust
+from pfxhttpd.outside.journal import Journal
 from pfxhttpd.process.parking import Door, Plan
 from pfxhttpd.service.login import mechanisms
 
@@ -47,6 +48,7 @@ class Place:
 class Generation:
     number: int
     settings: Settings
+    journal: Journal
     context: ssl.SSLContext
     doors: Mapping[str, socket.socket]
     places: Mapping[str, Place]
@@ -70,6 +72,11 @@ class Generation:
         """The doors that parking opens, in the plan's order; the workers open all others."""
         return [self.doors[listener.where] for listener in self._greeted()]
 
+    def sockets(self) -> list[socket.socket]:
+        """Everything that is open for it."""
+        queues = [end for place in self.places.values() for end in (place.ready, place.sender)]
+        return [*self.doors.values(), *queues]
+
     def close(self, keeping: Generation | None = None) -> None:
         """Close the sockets of this generation that `keeping` does not share, and remove their files."""
         doors = keeping.doors.values() if keeping else ()
@@ -90,10 +97,11 @@ class Generation:
 
 
 def prepare(
-    settings: Settings, previous: Generation | None, activated: Mapping[str, list[socket.socket]]
+    settings: Settings, previous: Generation | None, journal: Journal, activated: Mapping[str, list[socket.socket]]
 ) -> Generation:
     """Bind, load and lay out all that `settings` ask for, taking over what `previous` already has.
 
+    `journal` is any whose sinks are open; the generation has one of its own, at its level, on the same sinks.
     `activated` are systemd's sockets by name. Raises `Refused`, with nothing left behind.
     """
     doors: dict[str, socket.socket] = {}
@@ -118,12 +126,25 @@ def prepare(
             }
             places[key] = Place(key, title, index, pool, ready, sender, mine)
     except (listen.ListenError, trust.TrustError) as error:
-        Generation(0, settings, None, doors, places, 0).close(keeping=previous)
+        Generation(0, settings, journal, None, doors, places, 0).close(keeping=previous)
         raise Refused(str(error), getattr(error, "permission", False)) from error
     number = previous.number + 1 if previous else 1
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = settings.server.max_connections or limit
-    return Generation(number, settings, context, doors, places, max(1, min(most, limit - RESERVED_DESCRIPTORS)))
+    most = max(1, min(most, limit - RESERVED_DESCRIPTORS))
+    own = journal.with_settings(settings.server.logging, secrets(settings))
+    return Generation(number, settings, own, context, doors, places, most)
+
+
+def secrets(settings: Settings) -> set[str]:
+    """What no log line may show, wherever it turns up."""
+    found = set()
+    for entries in settings.entries.values():
+        for entry in entries.values():
+            found.update(value for name, value in entry.headers if name.lower() in ("authorization", "cookie"))
+            for oidc in (entry.backend_oidc, entry.sasl_oidc):
+                found.update((oidc.client_secret, oidc.private_key))
+    return found - {""}
 
 
 def _door(

@@ -1,0 +1,90 @@
+"""Where the master is spoken to: connections to the control socket, each with one question and one answer."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from typing import Any, Callable, Mapping
+
+from pfxhttpd.outside import control
+
+Asker = socket.socket
+"""A connection whose question has been read and whose answer is still owed."""
+
+MOST = 64
+"""Connections at once; an administrator needs one."""
+
+
+def answer(askers: list[Asker], message: Mapping[str, Any]) -> None:
+    """Answer and close. Whoever does not take the answer at once does not get it: the master waits for nobody."""
+    for asker in askers:
+        try:
+            asker.send(control.encode(message))
+        except OSError:
+            pass
+        asker.close()
+
+
+def refuse(askers: list[Asker], reason: str) -> None:
+    answer(askers, {"ok": False, "reason": reason})
+
+
+class Desk:
+    """`commands` maps what can be asked to what is done about it; each gets the asker and answers it, soon or late."""
+
+    def __init__(
+        self, where: str, selector: selectors.BaseSelector, commands: Mapping[str, Callable[[Asker], None]]
+    ) -> None:
+        """Raises `control.ControlError`."""
+        self._where, self._selector, self._commands = where, selector, commands
+        self._control = control.bind(where)
+        self._heard: dict[Asker, bytes] = {}
+        self._selector.register(self._control, selectors.EVENT_READ, self._open)
+
+    def sockets(self) -> list[socket.socket]:
+        """What a child has no business with."""
+        return [self._control, *self._heard]
+
+    def close(self) -> None:
+        self._selector.unregister(self._control)
+        self._control.close()
+        control.remove(self._where)
+
+    def _open(self) -> None:
+        try:
+            asker, _ = self._control.accept()
+        except OSError:
+            return
+        asker.setblocking(False)
+        if len(self._heard) >= MOST or not control.allowed(asker, os.geteuid()):
+            asker.close()
+            return
+        asker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a whole status, without waiting for its reader
+        self._heard[asker] = b""
+        self._selector.register(asker, selectors.EVENT_READ, lambda: self._hear(asker))
+
+    def _hear(self, asker: Asker) -> None:
+        try:
+            data = asker.recv(control.LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        line = self._heard[asker] = self._heard[asker] + data
+        if data and b"\n" not in line and len(line) < control.LONGEST:
+            return
+        self._selector.unregister(asker)
+        del self._heard[asker]
+        if not data:
+            asker.close()
+            return
+        try:
+            command = self._commands.get(str(control.parse(line.partition(b"\n")[0]).get("command")))
+        except control.ControlError as error:
+            refuse([asker], str(error))
+            return
+        if command:
+            command(asker)
+        else:
+            refuse([asker], f"what can be asked is {', '.join(self._commands)}")
