@@ -242,7 +242,8 @@ def main(arguments: list[str]) -> int:
             print("ready", flush=True)
             api.serve_forever()
     except KeyboardInterrupt:
-        return 0
+        pass
+    return 0
 
 
 if __name__ == "__main__":

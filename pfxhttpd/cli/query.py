@@ -17,7 +17,9 @@ from typing import Callable, Iterator, Mapping, Sequence, TextIO
 
 from pfxhttpd.cli import postfix_side
 from pfxhttpd.cli.postfix_side import FOUND, TEMPORARY, Reply
-from pfxhttpd.config import duration
+from pfxhttpd.config import duration, source
+from pfxhttpd.config.load import load
+from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Listener, Settings
 from pfxhttpd.wire.malformed import Malformed
 from pfxhttpd.wire.text import clean
@@ -121,6 +123,15 @@ def _reachable(host: str, only_ipv6: bool = False) -> str:
     return host
 
 
+def settings_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """The configuration that the server runs with, as far as this user can read it. Raises Mistake."""
+    try:
+        path = options.config or source.search(environ.get("HOME", ""), os.getcwd())
+        return load(path, options.format, environ).settings
+    except Invalid as invalid:
+        raise Mistake(f"{invalid}\npfxhttpd: --address asks without a configuration", CONFIGURATION) from None
+
+
 def listening(settings: Settings, kind: str, name: str) -> Address:
     """The address of the listener that answers for `name`. Raises Mistake.
 
@@ -212,11 +223,11 @@ def ask_login(conversation: Conversation, user: str, password: str) -> Reply:
     return conversation.hear(postfix_side.sasl_reply)
 
 
-def password_of(user: str, source: TextIO) -> str:
+def password_of(user: str, entry: TextIO) -> str:
     """Asked for without echo on a terminal, else the first line of standard input; never an argument, which ps shows."""
-    if source.isatty():
+    if entry.isatty():
         return getpass.getpass(f"Password of {user}: ")
-    line = source.readline()
+    line = entry.readline()
     if not line:
         raise Mistake("no password on standard input")
     return line.removesuffix("\n")
@@ -240,7 +251,7 @@ class Question:
     ask: Callable[[Conversation], Reply]
 
 
-def question_of(options: argparse.Namespace, source: TextIO) -> Question:
+def question_of(options: argparse.Namespace, entry: TextIO) -> Question:
     """Raises Mistake when the words do not fit the kind of question."""
     words: list[str] = options.words
     if options.policy is not None:
@@ -249,7 +260,7 @@ def question_of(options: argparse.Namespace, source: TextIO) -> Question:
     if options.sasl is not None:
         if len(words) != 1 or "\0" in words[0]:
             raise Mistake("query --sasl NAME takes one more word, the user")
-        password = password_of(words[0], source)
+        password = password_of(words[0], entry)
         return Question(DOVECOT_SASL, options.sasl, lambda talk: ask_login(talk, words[0], password))
     if len(words) != 2:
         raise Mistake("query takes two words, MAP and KEY (quote a key that has spaces)")

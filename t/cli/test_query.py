@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from kit import ports
 from pfxhttpd.cli import query
+from pfxhttpd.config.load import load_text
 
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t7\nCUID\t1\nCOOKIE\t00\nDONE\n"
 
@@ -27,7 +29,7 @@ class Scripted:
         self.heard = b""
         self._listener, self._ends, self._answer = listener, question_ends, answer
         self._greeting, self._stays = greeting, stays
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -61,12 +63,13 @@ def scripted(*arguments: bytes, path: str = "", **more: object) -> Iterator[tupl
         server.join()
 
 
-def ask(*arguments: str) -> int:
-    """The exit code of `pfxhttpd query ARGUMENTS...`."""
+def ask(*arguments: str, config: str = "", environ: dict[str, str] | None = None) -> int:
+    """The exit code of `pfxhttpd --config CONFIG query ARGUMENTS...`."""
     parser = argparse.ArgumentParser()
     query.add(parser.add_subparsers())
     options = parser.parse_args(["query", *arguments])
-    return options.run(options, {})
+    options.config, options.format = config, None
+    return options.run(options, environ or {})
 
 
 def netstring(payload: bytes) -> bytes:
@@ -248,3 +251,79 @@ def test_a_wrong_command_line(capsys: pytest.CaptureFixture[str], arguments: lis
 ])
 def test_addresses(text: str, shown: str) -> None:
     assert str(query.address(text)) == shown
+
+
+CONFIGURATION = """
+server:
+  listen:
+    - {{kind: socket_map, name: first, type: tcp, address: 127.0.0.1, port: {dead}}}
+    - {{kind: socket_map, name: second, type: tcp, address: "[::]", port: {port}}}
+    - {{kind: policy_service, name: checks, type: tcp, address: "0.0.0.0", port: {other}}}
+    - {{kind: policy_service, name: other, type: unix, address: {path}}}
+    - {{kind: dovecot_sasl, name: given, systemd_socket_name: sasl}}
+socket_maps:
+  first: {{target: "http://127.0.0.1/", value_field: a}}
+  second: {{target: "http://127.0.0.1/", value_field: a}}
+  third: {{target: "http://127.0.0.1/", value_field: a}}
+policy_services:
+  checks: {{target: "http://127.0.0.1/", value_field: a}}
+  other: {{target: "http://127.0.0.1/", value_field: a}}
+dovecot_sasl:
+  given: {{target: "http://127.0.0.1/"}}
+"""
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    with ports.refusing() as port:
+        yield port
+
+
+def written(directory: Path, dead: int, port: str = "9", other: str = "10") -> str:
+    """The name of a file with the configuration; `port` and `other` are those on every address."""
+    file = directory / "pfxhttp.yml"
+    file.write_text(CONFIGURATION.format(dead=dead, port=port, other=other, path=directory / "s"))
+    return str(file)
+
+
+def test_the_configuration_tells_whom_to_ask(tmp_path: Path, dead: int) -> None:
+    with scripted(b",", netstring(b"OK")) as (_, where):
+        assert ask("second", "key", config=written(tmp_path, dead, port=where.rpartition(":")[2])) == 0
+    with scripted(b"\n\n", b"action=OK\n\n") as (_, where):
+        assert ask("--policy", "checks", "sender=a", config=written(tmp_path, dead, other=where.rpartition(":")[2])) == 0
+    with scripted(b"\n\n", b"action=OK\n\n", path=str(tmp_path / "s")):
+        assert ask("--policy", "other", "sender=a", config=written(tmp_path, dead)) == 0
+
+
+@pytest.mark.parametrize("name", ["first", "third"])
+def test_without_a_listener_of_its_name_a_map_is_asked_at_the_first(
+        tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert ask(name, "key", config=written(tmp_path, dead)) == 75
+    assert f"cannot connect to inet:127.0.0.1:{dead}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["--policy", "first", "sender=a"], "has no policy_service listener named first"),
+    (["--sasl", "given", "alice"], "systemd knows the address"),
+])
+@pytest.mark.usefixtures("typed")
+def test_a_listener_that_cannot_be_found(tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str],
+                                         arguments: list[str], complaint: str) -> None:
+    assert ask(*arguments, config=written(tmp_path, dead)) == 78
+    error = capsys.readouterr().err
+    assert complaint in error and "--address" in error
+
+
+def test_a_configuration_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask("m", "k", config=str(tmp_path / "none.yml")) == 78
+    assert f"{tmp_path}/none.yml: cannot be read" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert ask("m", "k", environ={"HOME": str(tmp_path)}) == 78
+    assert "--address" in capsys.readouterr().err
+
+
+def test_a_listener_on_every_ipv6_address_is_asked_over_ipv6(tmp_path: Path) -> None:
+    text = CONFIGURATION.format(dead=1, port=2, other=3, path="/s").replace("type: tcp, address: \"[::]\"", "type: tcp6")
+    settings = load_text(text, "pfxhttp.yml", "yaml", {}).settings
+    assert str(query.listening(settings, "socket_map", "second")) == "inet:[::1]:2"
