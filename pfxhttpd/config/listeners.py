@@ -73,7 +73,7 @@ def _form(listener: Node) -> list[Problem]:
     if listener.scalar("systemd_socket_name"):
         given = [listener.get(key) for key in _ONLY_UNIX if listener.scalar(key)]
         return [node.wrong_key("has no effect here: systemd makes this socket") for node in given if node]
-    if "type" in listener.dropped:
+    if listener.dropped & {"type", "systemd_socket_name"}:
         return []
     if listener.scalar("type") == "unix":
         return _unix_form(listener)
@@ -121,7 +121,7 @@ def _claim(listener: Node) -> str | _Claim | None:
     """What nobody else may bind; None when that cannot be told."""
     if listener.scalar("systemd_socket_name"):
         return f"systemd:{listener.scalar('systemd_socket_name')}"
-    if listener.dropped & {"type", "address", "port"}:
+    if listener.dropped & {"type", "address", "port", "systemd_socket_name"}:
         return None
     host, port = listener.scalar("address") or "", listener.scalar("port")
     if listener.scalar("type") == "unix":

@@ -96,8 +96,8 @@ def _message(error: Any, node: Node) -> str:
     match error.validator:
         case "type":
             wanted = part.get("expected") or " or ".join(_TYPES[kind] for kind in schema.types(part))
-            quotes = schema.types(part) == ("string",) and isinstance(node.value, (bool, int, float))
-            hint = " (put it in quotes)" if quotes and "expected" not in part else _entry_hint(node)
+            unquoted = schema.types(part) == ("string",) and isinstance(node.value, (bool, int, float))
+            hint = " (put it in quotes)" if unquoted and "quotes" not in wanted else _entry_hint(node)
             return f"expected {wanted}{'' if hidden else f', not {shown(node.value)}'}{hint}"
         case "enum":
             choices = [choice for choice in error.validator_value if choice != ""]

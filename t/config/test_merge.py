@@ -86,7 +86,7 @@ def test_headers_are_put_together(defaults: str, own: str, expected: dict[str, s
 def test_a_mistake_in_the_defaults_is_told_once_and_nothing_follows_from_it(refused: Any) -> None:
     assert refused("socket_maps:\n  defaults: {target: ftp://h/, value_field: [v], timeot: 5s}\n  a:\n  b: {}\n") == [
         "5:22: socket_maps.defaults.target: expected a URL that begins with http:// or https://",
-        "5:45: socket_maps.defaults.value_field: expected one line without control characters, not a list",
+        "5:45: socket_maps.defaults.value_field: expected a text on one line without control characters, not a list",
         "5:50: socket_maps.defaults.timeot: unknown key (did you mean timeout?)",
     ]
     assert refused("socket_maps: {defaults: 5, a: {}}") == ["4:25: socket_maps.defaults: expected a mapping, not 5"]
