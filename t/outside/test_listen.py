@@ -117,11 +117,20 @@ def test_accepted_connections_inherit_what_the_listener_set(doors: list[socket.s
 
 def test_a_port_can_be_bound_again_at_once(doors: list[socket.socket]) -> None:
     first = listen.bind(tcp("127.0.0.1"), 10)
-    port = first.getsockname()[1]
-    accepted, _ = reach(first, "127.0.0.1")
-    accepted.close()  # leaves a connection of the port behind, in TIME_WAIT
+    address = first.getsockname()
+    with socket.create_connection(address) as client:
+        first.accept()[0].close()  # who closes first keeps the connection, in TIME_WAIT
+        assert client.recv(1) == b""
     first.close()
-    doors.append(listen.bind(tcp("127.0.0.1", port), 10))
+    doors.append(listen.bind(tcp(*address), 10))
+
+
+def test_of_a_names_addresses_tcp_takes_the_ipv4_one(
+        doors: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: found)
+    doors.append(listen.bind(tcp("both.example"), 10))
+    assert doors[0].getsockname()[0] == "127.0.0.1"
 
 
 def refusal(listener: Listener) -> ListenError:
@@ -210,6 +219,23 @@ def test_until_mode_and_owner_are_right_nobody_gets_in(
     monkeypatch.setattr(os, "chown", chown)
     doors.append(listen.bind(unix(tmp_path / "s", mode=0o600, user="nobody"), 10))
     assert seen == [(0o600, 111)]  # ECONNREFUSED even for root
+
+
+def test_the_directorys_owner_cannot_aim_the_new_owner_at_another_file(
+        tmp_path: Path, doors: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("root")
+    (tmp_path / "precious").write_text("x")
+
+    def bind_and_swap(door: socket.socket, path: str) -> None:
+        original(door, path)
+        os.unlink(path)
+        os.symlink(tmp_path / "precious", path)
+
+    original = listen.Listening.bind
+    monkeypatch.setattr(listen.Listening, "bind", bind_and_swap)
+    doors.append(listen.bind(unix(tmp_path / "s", mode=0o666, user="nobody"), 10))
+    status = (tmp_path / "precious").stat()
+    assert status.st_uid == 0 and stat.S_IMODE(status.st_mode) != 0o666
 
 
 @pytest.mark.parametrize(("given", "part"), [
