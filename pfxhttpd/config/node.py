@@ -53,8 +53,8 @@ class Node:
         return None if node is None else node.plain()
 
     def child(self, key: str | int, value: Any) -> Node:
-        """A new node below this one that nobody wrote: it is reported where this one stands."""
-        return Node(value, (*self.path, key), self.at, self.key)
+        """A new node below this one that nobody wrote: it is reported where this one's key stands."""
+        return Node(value, (*self.path, key), self.key, self.key)
 
     def copy(self) -> Node:
         """A copy that can be changed without changing this one."""
@@ -106,16 +106,22 @@ def dotted(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = part if _PLAIN_KEY.fullmatch(part) else json.dumps(part)
+            name = part if _PLAIN_KEY.fullmatch(part) else _quoted(part)
             text += f".{name}" if text else name
     return text
+
+
+def _quoted(text: str) -> str:
+    """In quotes, with escapes for everything that is not printable."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in quoted)
 
 
 def shown(value: Any, limit: int = 60) -> str:
     """A value for a message: one printable line, shortened."""
     if isinstance(value, str):
         cut = value if len(value) <= limit else value[:limit] + "..."
-        return json.dumps(cut)
+        return _quoted(cut)
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:

@@ -68,7 +68,7 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
     ("  target: http://h/\n", '8:11: socket_maps.target: expected a mapping, not "http://h/" (target belongs one level deeper, below the name of an entry)'),
     ("  two words: {target: 'http://h/', value_field: v}\n", '8:3: socket_maps."two words": expected a name without blanks and control characters, for a request\'s map name ends at the first blank'),
     ("  '': {target: 'http://h/', value_field: v}\n", '8:3: socket_maps."": expected a name without blanks and control characters, for a request\'s map name ends at the first blank'),
-    ("  \"a\\u0085\": {target: 'http://h/', value_field: v}\n", '8:3: socket_maps."a\\u0085": expected a name without blanks and control characters, for a request\'s map name ends at the first blank'),
+    ("  \"a\\u0085\": {target: 'http://h/', value_field: v}\n", '8:3: socket_maps."a\\x85": expected a name without blanks and control characters, for a request\'s map name ends at the first blank'),
     ("  \"a\\n\": {target: 'http://h/', value_field: v}\n", '8:3: socket_maps."a\\n": expected a name without blanks and control characters, for a request\'s map name ends at the first blank'),
     ("policy_services:\n  p: {target: 'http://h/'}\n", "9:3: policy_services.p.value_field: is missing"),
     ("policy_services:\n  p: {target: 'http://h/', value_field: v, failure_action: ''}\n", '9:60: policy_services.p.failure_action: expected an action on one line that begins with a word, or with a 4xx or 5xx code followed by text, not ""'),

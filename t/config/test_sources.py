@@ -56,7 +56,7 @@ def test_json_places() -> None:
     assert places(text, "json") == {
         "server": (1, 2, 2, 2), 'server."a\\"b"': (2, 3, 2, 11), 'server."a\\"b"[0]': (2, 12, 2, 12),
         'server."a\\"b"[1]': (2, 15, 2, 15), 'server."a\\"b"[1].two': (2, 16, 2, 24), 'server."a\\"b"[2]': (2, 32, 2, 32),
-        'server."\\u00fc"': (3, 3, 3, 8), "server.x": (3, 12, 3, 17),
+        'server."\u00fc"': (3, 3, 3, 8), "server.x": (3, 12, 3, 17),
     }
 
 
