@@ -8,6 +8,9 @@ import time
 from typing import BinaryIO
 
 
+TAIL = 40
+
+
 class Log:
     """Collects the lines of a stream in a thread until its end."""
 
@@ -43,6 +46,11 @@ class Log:
     def text(self) -> str:
         return "\n".join(self.lines())
 
+    @property
+    def tail(self) -> str:
+        """The last lines, as many as a failure's message bears."""
+        return "\n".join(self.lines()[-TAIL:])
+
     def find(self, pattern: str, start: int = 0) -> list[str]:
         """The lines in which the regular expression is found."""
         return [line for line in self.lines(start) if re.search(pattern, line)]
@@ -64,7 +72,7 @@ class Log:
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
                     why = "the log ended" if self._ended else f"{timeout} s went by"
-                    raise TimeoutError(f"{why} without a line like {pattern!r}:\n" + "\n".join(self._lines))
+                    raise TimeoutError(f"{why} without a line like {pattern!r}:\n" + "\n".join(self._lines[-TAIL:]))
                 self._changed.wait(left)
 
     def wait_end(self, timeout: float = 10.0) -> None:

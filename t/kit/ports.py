@@ -32,17 +32,21 @@ def has_ipv6() -> bool:
     return socket.has_ipv6 and _binds(socket.AF_INET6, "::1", 0)
 
 
-def free() -> int:
-    """A TCP port free on every address, IPv4 and IPv6; never the same one twice in a test run."""
+def free(number: int = 1) -> int:
+    """The first of so many TCP ports in a row that are free on every address; never the same twice in a test run."""
     for _ in range(1000):
-        port = _dice.randrange(LOWEST, HIGHEST)
-        if port in _given or not _binds(socket.AF_INET, "", port):
-            continue
-        if has_ipv6() and not _binds(socket.AF_INET6, "::", port):
-            continue
-        _given.add(port)
-        return port
-    raise RuntimeError(f"no free TCP port between {LOWEST} and {HIGHEST}")
+        first = _dice.randrange(LOWEST, HIGHEST - number)
+        row = range(first, first + number)
+        if all(_is_free(port) for port in row):
+            _given.update(row)
+            return first
+    raise RuntimeError(f"no {number} free TCP ports between {LOWEST} and {HIGHEST}")
+
+
+def _is_free(port: int) -> bool:
+    if port in _given or not _binds(socket.AF_INET, "", port):
+        return False
+    return not has_ipv6() or _binds(socket.AF_INET6, "::", port)
 
 
 @contextlib.contextmanager

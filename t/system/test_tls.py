@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from kit import ports
 from kit.backend import Backend, ServerTls
 from kit.certificates import Authority, Pair
-from kit.configuration import socket_map
+from kit.configuration import configuration, listener, socket_map
+from kit.daemon import Daemon
 from kit.proxy import Proxy
 from kit.site import Site
 
@@ -115,10 +117,6 @@ def test_through_a_proxy(ours: Authority):
 
 
 def test_a_missing_ca_file_is_a_mistake_at_start(tmp_path: Path):
-    from kit.daemon import Daemon
-    from kit.configuration import configuration, listener
-    from kit import ports
-
     config = configuration(
         listener("socket_map", "maps", ports.free()),
         socket_maps={"map": socket_map("https://localhost/map")},
