@@ -23,7 +23,6 @@ from pfxhttpd.cli import demo_backend
 from pfxhttpd.cli import run as serve
 
 CANNOT_BIND = 69
-USAGE = 64
 
 FIRST_PORT = 23450
 """Socket maps; the policy service, the HTTP API and SASL follow on the next three."""
@@ -85,12 +84,13 @@ The API is $source
 The configuration is $configuration
 
 To try in another terminal, as Postfix would ask:
-  $program query demo_map 'some one@example.com'      # found
-  $program query demo_map nobody@example.com          # not found
-  $program query demo_map outage@example.com          # temporary: the API answers 503
-  $program query demo_map wrong@example.com           # permanent: the API answers with an error
-  $program query --policy demo_policy sender=spammer@example.net recipient=alice@example.com
-  $program query --sasl demo_sasl alice@example.com   # the password is wonderland
+  ask() { $program query "$$@"; }
+  ask demo_map 'some one@example.com'      # found
+  ask demo_map nobody@example.com          # not found
+  ask demo_map outage@example.com          # temporary: the API answers 503
+  ask demo_map wrong@example.com           # permanent: the API answers with an error
+  ask --policy demo_policy sender=spammer@example.net recipient=alice@example.com
+  ask --sasl demo_sasl alice@example.com   # the password is wonderland
 or, where Postfix is installed:
   postmap -q 'some one@example.com' socketmap:inet:127.0.0.1:$map:demo_map
 
@@ -149,9 +149,16 @@ def api(number: int) -> Iterator[None]:
         child.stdout.close()
 
 
+def own_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without what a shell may have set for another server, which would change what is shown here."""
+    return {name: value for name, value in environ.items()
+            if not name.startswith(("PFXHTTP_", "LISTEN_", "NOTIFY_", "WATCHDOG_"))}
+
+
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     numbers = {"map": options.port, "policy": options.port + 1, "api": options.port + 2, "sasl": options.port + 3}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server has its own
+    os.environ["no_proxy"] = "127.0.0.1"  # where the HTTP library looks, whatever it is given
     try:
         with (tempfile.TemporaryDirectory(prefix="pfxhttpd-demo-", ignore_cleanup_errors=True) as directory,
               api(numbers["api"])):
@@ -160,7 +167,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             print(GUIDE.substitute(numbers, configuration=file, source=demo_backend.__file__,
                                    program=f"{program()} --config {file}"), flush=True)
             return serve.run(argparse.Namespace(**{**vars(options), "config": str(file), "format": "yaml",
-                                                   "daemon": False, "pidfile": None}), environ)
+                                                   "daemon": False, "pidfile": None}),
+                             own_environment(environ))
     except NoBackend as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return CANNOT_BIND

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from contextlib import contextmanager
 from typing import Callable, Iterator, Mapping, Sequence, TextIO
 
-from pfxhttpd.cli import postfix_side
+from pfxhttpd.cli import configuration, postfix_side
 from pfxhttpd.cli.postfix_side import FOUND, TEMPORARY, Reply
-from pfxhttpd.config import duration, source
-from pfxhttpd.config.load import load
+from pfxhttpd.config import duration
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Listener, Settings
 from pfxhttpd.wire.malformed import Malformed
@@ -126,8 +125,7 @@ def _reachable(host: str, only_ipv6: bool = False) -> str:
 def settings_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """The configuration that the server runs with, as far as this user can read it. Raises Mistake."""
     try:
-        path = options.config or source.search(environ.get("HOME", ""), os.getcwd())
-        return load(path, options.format, environ).settings
+        return configuration.settings(configuration.path(options, environ), options.format, environ)
     except Invalid as invalid:
         raise Mistake(f"{invalid}\npfxhttpd: --address asks without a configuration", CONFIGURATION) from None
 
