@@ -8,9 +8,9 @@ import sys
 from typing import Sequence
 
 from pfxhttpd import __version__
-from pfxhttpd.cli import check, config, demo, query, reload, run, status, stop
+from pfxhttpd.cli import cache, check, config, demo, query, reload, run, status, stop
 
-COMMANDS = (run, check, config, query, status, reload, stop, demo)
+COMMANDS = (run, check, config, query, status, reload, stop, cache, demo)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Mapping
 from pfxhttpd.cli import configuration
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.outside import control, listen
+from pfxhttpd.outside import control, listen, store
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.notify import Notifier
 from pfxhttpd.outside.pidfile import PidFile, PidFileError
@@ -46,8 +46,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         environ = dict(environ)
         activated = listen.activated(environ, os.getpid())
         runtime = control.directory(settings.server.runtime_directory, environ)
-        master = Master(settings, load, Journal.open(settings.server.logging), Notifier(environ), runtime, activated)
-    except (Refused, PidFileError, listen.ListenError) as error:
+        cache_directory = os.path.join(runtime, "cache")
+        store.make_directory(cache_directory)
+        journal = Journal.open(settings.server.logging)
+        master = Master(settings, load, journal, Notifier(environ), runtime, cache_directory, activated)
+    except (Refused, PidFileError, listen.ListenError, store.StoreError) as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return os.EX_NOPERM if getattr(error, "permission", False) else os.EX_UNAVAILABLE
     try:

@@ -2,14 +2,19 @@
 
 The master makes the board before its first fork; an anonymous mapping is then the same memory in every child.
 It is a grid of 64-bit cells, so that one store is one machine word: a reader may see a row half a request old,
-never half a number. Each row has one writer (a worker its own, parking the pools' queues, the master the rest),
-which is why nothing here needs a lock.
+never half a number. Each row has one writer (a worker its own, parking the pools' queues, the cache its own, the master the
+rest), which is why they need no lock. The targets' rows alone are written by whichever worker sees a change; for those
+there is a lock that the kernel takes back when its holder dies (fcntl(2)).
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Iterator
 
 CELLS = 16
 _NAME_CELL, _NAME_BYTES = 10, 48
@@ -17,7 +22,7 @@ _NAME_CELL, _NAME_BYTES = 10, 48
 FREE, STARTING, IDLE, BUSY, LEAVING = range(5)
 STATES = ("free", "starting", "idle", "busy", "leaving")
 
-WORKERS, POOLS = 4096, 256
+WORKERS, POOLS, TARGETS = 4096, 256, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class PoolRow:
 
     def __init__(self, board: Scoreboard, index: int) -> None:
         self._ints, self._board, self.index = board.grid.ints, board, index
-        base = (1 + index) * CELLS
+        base = (2 + index) * CELLS
         self._waiting, self._sent, self._gone = base + self.WAITING, base + self.SENT, base + self.GONE
 
     @property
@@ -128,14 +133,67 @@ class PoolRow:
         self._ints[self._waiting] = kept
 
 
+class StoreRow:
+    """What the cache holds and how it fares; the cache's process alone writes it."""
+
+    NAMES = ("entries", "bytes", "hits", "misses", "evictions")
+
+    def __init__(self, grid: Grid, base: int) -> None:
+        self._cells = grid.ints[base : base + len(self.NAMES)]
+
+    def write(self, *counts: int) -> None:
+        for cell, count in enumerate(counts):
+            self._cells[cell] = count
+
+    def read(self) -> dict[str, int]:
+        return dict(zip(self.NAMES, self._cells))
+
+
+class TargetRow:
+    """A target's breaker: three numbers that change together, under `locked()`."""
+
+    STATE, FAILURES, SINCE = range(3)
+
+    def __init__(self, grid: Grid, base: int, lock: int, index: int) -> None:
+        self._ints, self._floats, self._lock, self._index = grid.ints, grid.floats, lock, index
+        self._state, self._failures, self._since = base + self.STATE, base + self.FAILURES, base + self.SINCE
+
+    @property
+    def state(self) -> int:
+        return self._ints[self._state]
+
+    @property
+    def healthy(self) -> bool:
+        """Closed, and no failure is counted."""
+        return not self._ints[self._state] and not self._ints[self._failures]
+
+    def read(self) -> tuple[int, int, float]:
+        return self._ints[self._state], self._ints[self._failures], self._floats[self._since]
+
+    def write(self, state: int, failures: int, since: float) -> None:
+        self._floats[self._since] = since
+        self._ints[self._failures] = failures
+        self._ints[self._state] = state
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, self._index)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, self._index)
+
+
 class Scoreboard:
-    """The whole board. Rows: one for parking, then the pools, then the workers."""
+    """The whole board. Rows: one for parking, one for the cache, then the pools, the targets and the workers."""
 
     PARKED = 0
 
     def __init__(self) -> None:
-        self.grid = Grid(1 + POOLS + WORKERS)
-        self._first = (1 + POOLS) * CELLS
+        self.grid = Grid(2 + POOLS + TARGETS + WORKERS)
+        self._targets = (2 + POOLS) * CELLS
+        self._first = self._targets + TARGETS * CELLS
+        self._lock = os.memfd_create("scoreboard", os.MFD_CLOEXEC)
         ints = self.grid.ints
         self._held = ints[self._first + WorkerRow.HELD :: CELLS]
         self._taken = ints[self._first + WorkerRow.TAKEN :: CELLS]
@@ -165,6 +223,18 @@ class Scoreboard:
         """Clients that the workers now alive in a pool have taken from its queue."""
         rows = self.rows
         return sum(taken for taken, pool in zip(self._taken[:rows], self._pool[:rows]) if pool == index)
+
+    # -- cache and targets ----------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> StoreRow:
+        return StoreRow(self.grid, CELLS)
+
+    def target(self, index: int) -> TargetRow:
+        """The row of a target; which target that is, the master knows. Raises `IndexError` past the 1024th."""
+        if index >= TARGETS:
+            raise IndexError(f"the scoreboard holds {TARGETS} targets at most")
+        return TargetRow(self.grid, self._targets + index * CELLS, self._lock, index)
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -197,7 +267,7 @@ class Scoreboard:
     def fire(self, row: int) -> None:
         """The worker of this row is gone: what it took is the pool's to remember, and the row is free again."""
         ints, base = self.grid.ints, self._first + row * CELLS
-        ints[(1 + ints[base + WorkerRow.POOL]) * CELLS + PoolRow.GONE] += ints[base + WorkerRow.TAKEN]
+        ints[(2 + ints[base + WorkerRow.POOL]) * CELLS + PoolRow.GONE] += ints[base + WorkerRow.TAKEN]
         ints[base + WorkerRow.TAKEN] = ints[base + WorkerRow.HELD] = 0
         ints[base + WorkerRow.STATE] = FREE
 

@@ -12,6 +12,9 @@ from pfxhttpd.outside import control
 Asker = socket.socket
 """A connection whose question has been read and whose answer is still owed."""
 
+Command = Callable[[Asker, Mapping[str, Any]], None]
+"""What is done about a question, which is handed over with the asker; the answer may come soon or late."""
+
 MOST = 64
 """Connections at once; an administrator needs one."""
 
@@ -31,11 +34,9 @@ def refuse(askers: list[Asker], reason: str) -> None:
 
 
 class Desk:
-    """`commands` maps what can be asked to what is done about it; each gets the asker and answers it, soon or late."""
+    """`commands` maps what can be asked to what is done about it."""
 
-    def __init__(
-        self, where: str, selector: selectors.BaseSelector, commands: Mapping[str, Callable[[Asker], None]]
-    ) -> None:
+    def __init__(self, where: str, selector: selectors.BaseSelector, commands: Mapping[str, Command]) -> None:
         """Raises `control.ControlError`."""
         self._where, self._selector, self._commands = where, selector, commands
         self._control = control.bind(where)
@@ -80,11 +81,12 @@ class Desk:
             asker.close()
             return
         try:
-            command = self._commands.get(str(control.parse(line.partition(b"\n")[0]).get("command")))
+            request = control.parse(line.partition(b"\n")[0])
         except control.ControlError as error:
             refuse([asker], str(error))
             return
+        command = self._commands.get(str(request.get("command")))
         if command:
-            command(asker)
+            command(asker, request)
         else:
             refuse([asker], f"what can be asked is {', '.join(self._commands)}")

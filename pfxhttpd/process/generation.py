@@ -15,6 +15,7 @@ from typing import Mapping
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
 from pfxhttpd.outside import handoff, listen, trust
 from pfxhttpd.outside.journal import Journal
+from pfxhttpd.outside.scoreboard import TARGETS
 from pfxhttpd.process.parking import Door, Plan
 from pfxhttpd.service.login import mechanisms
 
@@ -52,6 +53,7 @@ class Generation:
     context: ssl.SSLContext
     doors: Mapping[str, socket.socket]
     places: Mapping[str, Place]
+    targets: Mapping[str, int]
     max_connections: int
 
     def plan(self) -> Plan:
@@ -125,15 +127,16 @@ def prepare(
                 if _pool_of(listener) == key
             }
             places[key] = Place(key, title, index, pool, ready, sender, mine)
-    except (listen.ListenError, trust.TrustError) as error:
-        Generation(0, settings, journal, None, doors, places, 0).close(keeping=previous)
+        targets = _targets(settings, previous)
+    except (listen.ListenError, trust.TrustError, Refused) as error:
+        Generation(0, settings, journal, None, doors, places, {}, 0).close(keeping=previous)
         raise Refused(str(error), getattr(error, "permission", False)) from error
     number = previous.number + 1 if previous else 1
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = settings.server.max_connections or limit
     most = max(1, min(most, limit - RESERVED_DESCRIPTORS))
     own = journal.with_settings(settings.server.logging, secrets(settings))
-    return Generation(number, settings, own, context, doors, places, most)
+    return Generation(number, settings, own, context, doors, places, targets, most)
 
 
 def secrets(settings: Settings) -> set[str]:
@@ -164,6 +167,16 @@ def _door(
         listen.check_fit(listener, passed[0])
         return passed[0]
     return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
+
+
+def _targets(settings: Settings, previous: Generation | None) -> dict[str, int]:
+    """The scoreboard's row of each target: the one it had, or one that no target has now."""
+    wanted = {entry.target for entries in settings.entries.values() for entry in entries.values()}
+    if len(wanted) > TARGETS:
+        raise Refused(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
+    kept = {target: row for target, row in (previous.targets if previous else {}).items() if target in wanted}
+    free = iter(sorted(set(range(TARGETS)) - set(kept.values())))
+    return kept | {target: next(free) for target in sorted(wanted - set(kept))}
 
 
 def _pool_of(listener: Listener) -> str:

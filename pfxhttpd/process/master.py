@@ -22,6 +22,7 @@ from setproctitle import setproctitle
 
 from pfxhttpd import __version__
 from pfxhttpd.config.settings import Settings
+from pfxhttpd.exchange import cachekey
 from pfxhttpd.outside import control
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.notify import Notifier
@@ -64,6 +65,7 @@ class Master:
         journal: Journal,
         notifier: Notifier,
         runtime: str,
+        cache_directory: str,
         activated: Mapping[str, list[socket.socket]],
     ) -> None:
         self._load, self._notifier = load, notifier
@@ -72,14 +74,15 @@ class Master:
         self._generation = prepare(settings, None, journal, activated)
         try:
             self._desk = Desk(runtime, self._selector, {
-                "status": lambda asker: desk.answer([asker], {"ok": True, "status": self._status()}),
-                "reload": lambda asker: self._reload([asker]),
+                "status": lambda asker, _: desk.answer([asker], {"ok": True, "status": self._status()}),
+                "reload": lambda asker, _: self._reload([asker]),
                 "stop": self._stop_for,
+                "purge": self._purge,
             })
         except control.ControlError as error:
             self._generation.close()
             raise Refused(str(error)) from error
-        self._staff = Staff(self._board, self._selector, self._generation, self._private)
+        self._staff = Staff(self._board, self._selector, self._generation, self._private, cache_directory)
         self._roll: Roll | None = None
         self._again: list[Asker] | None = None
         self._stopping_by = 0.0
@@ -276,7 +279,7 @@ class Master:
         for child in self._staff.workers():
             child.leave(RETIRE)
 
-    def _stop_for(self, asker: Asker) -> None:
+    def _stop_for(self, asker: Asker, _: object) -> None:
         desk.answer([asker], {"ok": True, "pid": os.getpid()})
         self._stop()
 
@@ -317,6 +320,16 @@ class Master:
                 child.leave(RETIRE)
         if self._log.info:
             self._log.info("Pool resized", pool=GLOBAL, workers=workers)
+
+    def _purge(self, asker: Asker, request: Mapping[str, Any]) -> None:
+        """Have the cache forget one key of a map, all of an entry, or everything."""
+        name, key = request.get("name"), request.get("key")
+        keys = [cachekey.of_map(str(name), str(key))] if key is not None else []
+        forgotten = self._staff.store.purge(None if name is None else str(name), keys)
+        if forgotten is None:
+            desk.refuse([asker], "the cache does not answer, or is not enabled")
+        else:
+            desk.answer([asker], {"ok": True, "forgotten": forgotten})
 
     def _status(self) -> dict[str, Any]:
         return status.of(self._generation, self._board, self._staff.children.values())

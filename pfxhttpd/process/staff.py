@@ -17,6 +17,8 @@ from setproctitle import setproctitle
 
 from pfxhttpd.outside import handoff
 from pfxhttpd.outside.scoreboard import Scoreboard
+from pfxhttpd.outside.store import Store
+from pfxhttpd.process import cache
 from pfxhttpd.process.crew import GO, READY, RETIRE, TIRED, Child, Slot, State, fork
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.parking import Parking
@@ -38,18 +40,27 @@ class Staff:
         selector: selectors.BaseSelector,
         generation: Generation,
         private: Callable[[], Iterable[socket.socket]],
+        cache_directory: str,
     ) -> None:
         self._board, self._selector, self._private = board, selector, private
         self.generation = generation
         self.children: dict[int, Child] = {}
         self.slots: dict[Key, Slot] = {}
         self.parking = Slot("parking")
+        self.cache = Slot("cache")
+        self._cache_directory, self._authkey = cache_directory, os.urandom(32)
+        self.store = Store(cache_directory, self._authkey)
+        """The master's own way to the cache; each worker makes one for itself."""
         self._arrivals, self._arrivals_sender = handoff.channel()
 
     # -- posts --------------------------------------------------------------------------------------------------
 
     def posts(self) -> list[Slot]:
-        return [self.parking, *self.slots.values()]
+        helpers = [self.cache, self.parking] if self._wants_cache() else [self.parking]
+        return [*helpers, *self.slots.values()]
+
+    def _wants_cache(self) -> bool:
+        return self.generation.settings.server.response_cache.enabled
 
     def workers(self) -> list[Child]:
         return [child for child in self.children.values() if child.row >= 0]
@@ -60,6 +71,11 @@ class Staff:
 
     def fill(self, now: float) -> None:
         """Give every post that is vacant, and whose pause is over, a child."""
+        if self._wants_cache():
+            if self.cache.child is None and self.cache.due <= now:
+                self.cache.child = self._fork_cache()
+        elif self.cache.child is not None:
+            self.cache.child.dismiss()
         if self.parking.child is None and self.parking.due <= now:
             self.parking.child = self._fork_parking()
         for key in wanted(self.generation):
@@ -99,6 +115,8 @@ class Staff:
                 parking=self._arrivals_sender,
                 channel=channel,
                 max_connections=generation.max_connections,
+                targets=generation.targets,
+                store=Store(self._cache_directory, self._authkey),
             )
             Worker(post, generation.settings, generation.context, generation.journal).run()
 
@@ -122,6 +140,12 @@ class Staff:
             Parking(self._arrivals, channel, queues, doors, plan, self._board, journal).run()
 
         return self._fork("parking", live, generation, {self._arrivals, *queues.values(), *doors})
+
+    def _fork_cache(self) -> Child:
+        def live(channel: socket.socket) -> None:
+            cache.run(channel, self._cache_directory, self._authkey, self._board.store)
+
+        return self._fork("cache", live, self.generation, set())
 
     def _fork(
         self, name: str, live: Callable[[socket.socket], None], generation: Generation, keep: set[socket.socket]
@@ -210,7 +234,7 @@ class Staff:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             log.error("Process died", process=child.name, pid=child.pid, why=why)
         now = time.monotonic()
-        for slot in self.posts():
+        for slot in (self.cache, self.parking, *self.slots.values()):
             if child in (slot.child, slot.successor):
                 slot.lost(child, now)
 

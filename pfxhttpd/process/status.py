@@ -7,9 +7,11 @@ import time
 from typing import Any, Iterable, Mapping
 
 from pfxhttpd import __version__
+from pfxhttpd.exchange.breaker import STATES
 from pfxhttpd.outside.scoreboard import Scoreboard
 from pfxhttpd.process.crew import Child
 from pfxhttpd.process.generation import Generation
+from pfxhttpd.service.backend import plain_target
 
 
 def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
@@ -53,9 +55,17 @@ def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> 
         "connections": board.held,
         "max_connections": generation.max_connections,
         "pools": pools,
+        "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.store.read()},
+        "targets": [_target(target, board.target(row).read(), now) for target, row in generation.targets.items()],
         "workers": sorted(workers, key=lambda worker: (worker["pool"], worker["process"])),
         "processes": others,
     }
+
+
+def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[str, Any]:
+    state, failures, since = breaker
+    known = {"target": plain_target(target), "breaker": STATES[state], "failures": failures}
+    return known | ({"seconds": round(now - since, 3)} if state else {})
 
 
 def lines(status: Mapping[str, Any]) -> list[str]:
@@ -69,6 +79,14 @@ def lines(status: Mapping[str, Any]) -> list[str]:
             f"pool {pool['pool']}: {pool['workers']} workers, {pool['waiting']} of {pool['max_queue']} waiting, "
             f"listening on {' '.join(pool['listeners'])}"
         )
+    cache = status["cache"]
+    said.append(
+        f"cache: {cache['entries']} entries, {cache['bytes']} bytes, {cache['hits']} hits, {cache['misses']} misses, "
+        f"{cache['evictions']} evictions" if cache["enabled"] else "cache: not enabled"
+    )
+    for target in status["targets"]:
+        since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
+        said.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
     for worker in status["workers"]:
         doing = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
         said.append(

@@ -26,16 +26,20 @@ from requests import Session
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, Pool, Settings
+from pfxhttpd.exchange.breaker import Rule
 from pfxhttpd.outside import handoff, listen
 from pfxhttpd.outside.handoff import Client, Inbox
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.scoreboard import PoolRow, Scoreboard, WorkerRow, padded
+from pfxhttpd.outside.store import Store
 from pfxhttpd.outside.transport.adapter import Transport
 from pfxhttpd.process.crew import DISSOLVE, GO, READY, TIRED, whereabouts
 from pfxhttpd.service import trace
-from pfxhttpd.service.backend import Backend
+from pfxhttpd.service.backend import Backend, plain_target
+from pfxhttpd.service.fuse import Fuse
 from pfxhttpd.service.hangup import HangUp
 from pfxhttpd.service.login import Logins
+from pfxhttpd.service.memory import Memory
 from pfxhttpd.service.policy import Checks
 from pfxhttpd.service.socketmap import Lookups
 from pfxhttpd.wire.malformed import Malformed
@@ -45,6 +49,10 @@ PARKING_PATIENCE = 1.0
 """Seconds a worker waits for a parking process that takes nothing, before it lets go of a client instead."""
 CROWDED_PAUSE = 0.2
 """Seconds between looks at the number of connections while it is at its limit and nothing is accepted."""
+FLUSH_PAUSE = 0.01
+"""Seconds of silence after which what is to be remembered goes to the cache."""
+PROBE_GRACE = 10.0
+"""Seconds past its timeout after which a probe counts as lost with its worker."""
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
@@ -63,6 +71,8 @@ class Post:
     parking: socket.socket
     channel: socket.socket
     max_connections: int
+    targets: Mapping[str, int]
+    store: Store
 
 
 class _Titles:
@@ -111,12 +121,15 @@ class Worker:
         session.mount("http://", self._transport)
         session.mount("https://", self._transport)
         backends = {
-            kind: {name: Backend(entry, server, session, self._titles) for name, entry in entries.items()}
+            kind: {
+                name: Backend(entry, server, session, self._titles, self._fuse(entry)) for name, entry in entries.items()
+            }
             for kind, entries in settings.entries.items()
         }
+        self._memory = Memory(post.store, server.response_cache)
         self._services = {
-            SOCKET_MAP: Lookups(backends[SOCKET_MAP], server.socketmap_max_reply_size, journal),
-            POLICY_SERVICE: Checks(backends[POLICY_SERVICE], journal),
+            SOCKET_MAP: Lookups(backends[SOCKET_MAP], self._memory, server.socketmap_max_reply_size, journal),
+            POLICY_SERVICE: Checks(backends[POLICY_SERVICE], self._memory, journal),
             DOVECOT_SASL: Logins(backends[DOVECOT_SASL], journal),
         }
         self._listeners = {listener.where: listener for listener in server.listen}
@@ -132,6 +145,12 @@ class Worker:
         self._leaving = self._dissolving = False
         most = post.pool.max_requests
         self._tired_at = most + random.randrange(most // 10 + 1) if most else 0
+
+    def _fuse(self, entry: Entry) -> Fuse:
+        rule = self._settings.server.circuit_breaker
+        row = self._post.board.target(self._post.targets[entry.target])
+        lease = entry.timeout + PROBE_GRACE
+        return Fuse(row, Rule(rule.failures, rule.cooldown, lease), plain_target(entry.target), self._log)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -193,6 +212,7 @@ class Worker:
             self._post.row.took()
             self._park(*waiting)
         self._put_back()
+        self._memory.flush()
         self._transport.close()
 
     # -- one turn -----------------------------------------------------------------------------------------------
@@ -254,11 +274,14 @@ class Worker:
             waits.append(CROWDED_PAUSE)
         if self._client is not None and self._client.kind != DOVECOT_SASL:
             waits.append(self._heard_at + self._settings.server.client_idle_timeout - time.monotonic())
+        if self._memory.pending:
+            waits.append(FLUSH_PAUSE)
         if self._transport.holds:
             waits.append(self._settings.server.http_client.idle_connection_timeout + 1)
         return max(0.0, min(waits)) if waits else None
 
     def _after_silence(self) -> None:
+        self._memory.flush()
         now = time.monotonic()
         self._transport.expire(now)
         idle = self._settings.server.client_idle_timeout
@@ -360,6 +383,7 @@ class Worker:
         if post.row.requests == self._tired_at:
             self._tell(TIRED)
         self._write(reply)
+        self._memory.tend()
 
     def _write(self, reply: bytes) -> None:
         """One send per reply. What the client does not take now is kept, and it is not heard before it has."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from typing import Mapping, Protocol
+from typing import Callable, Mapping, Protocol, TypeVar
 
 from requests import Request, Session, exceptions
 from requests.utils import get_environ_proxies
@@ -14,7 +14,11 @@ from pfxhttpd import __version__
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
 from pfxhttpd.exchange.answer import Answer, BackendFailure
 from pfxhttpd.exchange.template import payload_of, target_of
+from pfxhttpd.exchange.login import OwnCredentials
 from pfxhttpd.outside.transport.adapter import Prepared
+from pfxhttpd.service.fuse import Fuse
+
+Verdict = TypeVar("Verdict")
 
 _NO_HEADERS: Mapping[str, str] = {}
 _FAILURES = (
@@ -51,6 +55,11 @@ def default_headers(entry: Entry) -> dict[str, str]:
     return headers
 
 
+def plain_target(target: str) -> str:
+    """The target as it may be shown: without its query, which may hold a key of the API's."""
+    return target.partition("?")[0]
+
+
 def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
     """The proxies by scheme, as requests wants them: the configured one, else those of the environment."""
     if server.http_client.proxy:
@@ -62,8 +71,9 @@ def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
 class Backend:
     """Asks one entry's target. Made once per worker and entry; everything that can be rendered ahead is."""
 
-    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch) -> None:
+    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch, fuse: Fuse) -> None:
         self.entry = entry
+        self._fuse = fuse
         self._session, self._watch = session, watch
         self._payload, self._target = payload_of(entry), target_of(entry)
         self._proxies = proxies_for(entry, server)
@@ -72,11 +82,29 @@ class Backend:
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
         self._prepared = Prepared.of(request)
 
-    def ask(self, question: str | Mapping[str, str], body: bytes | None = None) -> Answer:
-        """The backend's answer to a key or to a policy's attributes. `body` replaces the rendered payload.
+    def consult(
+        self,
+        question: str | Mapping[str, str],
+        judge: Callable[[Entry, Answer], Verdict],
+        body: bytes | None = None,
+    ) -> Verdict:
+        """What `judge` makes of the answer to a key or to a policy's attributes. `body` replaces the rendered payload.
 
-        Raises `BackendFailure` when there is none within the entry's timeout; its reason names no secret.
+        Raises `BackendFailure` when there is no answer, or none that can be judged; its reason names no secret.
         """
+        leave = self._fuse.enter()
+        try:
+            verdict = judge(self.entry, self._ask(question, body))
+        except OwnCredentials:
+            self._fuse.leave(leave, success=True)
+            raise
+        except BackendFailure:
+            self._fuse.leave(leave, success=False)
+            raise
+        self._fuse.leave(leave, success=True)
+        return verdict
+
+    def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> Answer:
         entry, request = self.entry, self._prepared
         if self._target.static is None:
             request.url = parse_url(self._target.render(question).decode()).url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Iterable, Mapping
 
 from pfxhttpd.config.settings import Entry
@@ -64,7 +65,7 @@ class Logins:
             if backend is None:
                 raise BackendFailure("the configuration has no such entry any more")
             question = json.dumps(password_request(backend.entry, attempt)).encode()
-            verdict = judge(backend.entry, backend.ask(attempt.user, question), attempt.user)
+            verdict = backend.consult(attempt.user, partial(judge, user=attempt.user), question)
         except BackendFailure as failure:
             if self._log.info:
                 self._log.info("Authentication could not be decided", **told, reason=failure.reason)

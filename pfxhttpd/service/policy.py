@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from pfxhttpd.config.settings import Entry
+from pfxhttpd.exchange import cachekey
 from pfxhttpd.exchange.answer import BackendFailure
 from pfxhttpd.exchange.verdict import policy_action
 from pfxhttpd.outside.handoff import Client
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.service.backend import Backend
+from pfxhttpd.service.memory import Memory
 from pfxhttpd.service.trace import Trace
 from pfxhttpd.wire import policy
 
@@ -18,8 +21,8 @@ _GONE = "DEFER Temporary server problem"
 class Checks:
     """Answers the requests of policy clients; the client's listener names the policy."""
 
-    def __init__(self, backends: Mapping[str, Backend], journal: Journal) -> None:
-        self._backends, self._log = backends, journal
+    def __init__(self, backends: Mapping[str, Backend], memory: Memory, journal: Journal) -> None:
+        self._backends, self._memory, self._log = backends, memory, journal
 
     def step(self, client: Client) -> bytes | None:
         """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
@@ -41,13 +44,21 @@ class Checks:
         return policy.encode(action)
 
     def _decide(self, backend: Backend, attributes: Mapping[str, str], trace: Trace) -> str:
-        log = self._log
+        log, entry, memory = self._log, backend.entry, self._memory
         try:
-            verdict = policy_action(backend.entry, backend.ask(attributes))
+            verdict = backend.consult(attributes, policy_action)
         except BackendFailure as failure:
+            action = memory.recall(self._key(entry, attributes)) if memory.enabled else None
             if log.info:
-                log.info("Backend failed", **trace.fields, policy=backend.entry.name, reason=failure.reason)
-            return backend.entry.failure_action
+                cached = "miss" if action is None else "hit"
+                log.info("Backend failed", **trace.fields, policy=entry.name, reason=failure.reason, cache=cached)
+            return entry.failure_action if action is None else action
+        if verdict.cacheable and memory.enabled:
+            memory.remember(self._key(entry, attributes), entry.name, verdict.action)
         if verdict.problem and log.info:
-            log.info("No valid action", **trace.fields, policy=backend.entry.name, reason=verdict.problem)
+            log.info("No valid action", **trace.fields, policy=entry.name, reason=verdict.problem)
         return verdict.action
+
+    @staticmethod
+    def _key(entry: Entry, attributes: Mapping[str, str]) -> bytes:
+        return cachekey.of_policy(entry.name, attributes, entry.cache_ignore)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from pfxhttpd.exchange import cachekey
 from pfxhttpd.exchange.answer import BackendFailure
 from pfxhttpd.exchange.verdict import failure_reply, map_reply
 from pfxhttpd.outside.handoff import Client
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.service.backend import Backend
+from pfxhttpd.service.memory import Memory
 from pfxhttpd.service.trace import Trace
 from pfxhttpd.wire import socketmap
-from pfxhttpd.wire.socketmap import PERM, BadQuery, Reply
+from pfxhttpd.wire.socketmap import OK, PERM, BadQuery, Reply
 
 _NO_SUCH_MAP = Reply(PERM, "no such map")
 
@@ -19,8 +21,8 @@ _NO_SUCH_MAP = Reply(PERM, "no such map")
 class Lookups:
     """Answers the requests of socket-map clients, from whichever map each of them names."""
 
-    def __init__(self, backends: Mapping[str, Backend], reply_limit: int, journal: Journal) -> None:
-        self._backends, self._limit, self._log = backends, reply_limit, journal
+    def __init__(self, backends: Mapping[str, Backend], memory: Memory, reply_limit: int, journal: Journal) -> None:
+        self._backends, self._memory, self._limit, self._log = backends, memory, reply_limit, journal
 
     def step(self, client: Client) -> bytes | None:
         """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
@@ -46,13 +48,17 @@ class Lookups:
         return socketmap.encode(reply, self._limit)
 
     def _look_up(self, backend: Backend, key: str, trace: Trace) -> Reply:
-        log = self._log
+        log, entry, memory = self._log, backend.entry, self._memory
         try:
-            verdict = map_reply(backend.entry, backend.ask(key))
+            verdict = backend.consult(key, map_reply)
         except BackendFailure as failure:
+            value = memory.recall(cachekey.of_map(entry.name, key)) if memory.enabled else None
             if log.info:
-                log.info("Backend failed", **trace.fields, map=backend.entry.name, reason=failure.reason)
-            return failure_reply(failure)
+                cached = "miss" if value is None else "hit"
+                log.info("Backend failed", **trace.fields, map=entry.name, reason=failure.reason, cache=cached)
+            return failure_reply(failure) if value is None else Reply(OK, value)
+        if verdict.cacheable and memory.enabled:
+            memory.remember(cachekey.of_map(entry.name, key), entry.name, verdict.reply.text)
         if verdict.problem and log.info:
-            log.info("Lookup refused", **trace.fields, map=backend.entry.name, reason=verdict.problem)
+            log.info("Lookup refused", **trace.fields, map=entry.name, reason=verdict.problem)
         return verdict.reply

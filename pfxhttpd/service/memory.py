@@ -1,0 +1,67 @@
+"""What a worker contributes to the shared cache, and asks of it when a backend fails.
+
+Writes are collected and go out together, after the clients have their answers: a call to the cache's process costs as
+much as half a lookup, a batch of 64 costs a call. What was stored a moment ago is not stored again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from pfxhttpd.config.settings import ResponseCache
+from pfxhttpd.outside.store import Store
+
+BATCH = 64
+"""Writes that go out at once, whatever their age."""
+DELAY = 0.25
+"""Seconds a write may wait while its worker is busy; a worker that falls silent sends it at once."""
+RECENT = 4096
+"""Own writes that a worker remembers having sent."""
+
+
+class Memory:
+    """One worker's side of the response cache; `rule` says whether there is one, and for how long an answer is good."""
+
+    def __init__(self, store: Store, rule: ResponseCache) -> None:
+        self._store, self._rule = store, rule
+        self._fresh = min(rule.ttl / 4, 5.0)
+        self._pending: list[tuple[bytes, str, str, float]] = []
+        self._recent: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+
+    @property
+    def enabled(self) -> bool:
+        return self._rule.enabled
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._pending)
+
+    def remember(self, key: bytes, entry: str, value: str) -> None:
+        """Have a good answer stored, unless this worker has stored the same one just now."""
+        now = time.monotonic()
+        recent = self._recent
+        known = recent.get(key)
+        if known is not None and known[1] == value and now - known[0] < self._fresh:
+            return
+        recent[key] = (now, value)
+        if len(recent) > RECENT:
+            recent.popitem(last=False)
+        self._pending.append((key, entry, value, now))
+
+    def tend(self) -> None:
+        """Send what waits, if there is enough of it or it has waited long enough. For after the answer."""
+        pending = self._pending
+        if pending and (len(pending) >= BATCH or time.monotonic() - pending[0][3] >= DELAY):
+            self.flush()
+
+    def recall(self, key: bytes) -> str | None:
+        """The answer that was good within the last `ttl` seconds, None when none is known."""
+        self.flush()
+        return self._store.get(key, self._rule.ttl)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._store.put(pending, self._rule.max_entries)
