@@ -57,6 +57,7 @@ def policy_body(payload: str, attributes: Mapping[str, str] = ATTRIBUTES) -> str
         ("a {{ .Key -}} \t b", "a kb"),
         ("a {{- .Key -}} {{- .Key -}} b", "akkb"),
         ("a {{ .Key -}}   ", "a k"),
+        ("a {{ .Key -}} b {{ .Key }} c {{- .Key }} d", "a kb k ck d"),
         ("100% {{ .Key }} %s %%", "100% k %s %%"),
         ("}} { } {", "}} { } {"),
     ],
@@ -86,7 +87,7 @@ def test_the_built_in_payloads() -> None:
     assert list(json.loads(policy_body(""))) == list(ATTRIBUTES)
 
 
-@pytest.mark.parametrize("method", ["GET", "get"])
+@pytest.mark.parametrize("method", ["GET", "get", "HEAD"])
 def test_a_get_has_no_body(method: str) -> None:
     assert payload_of(lookup("{{ .Key }}", method=method)).static == b""
 
@@ -136,6 +137,15 @@ def test_every_problem_is_told_at_once() -> None:
 def test_what_is_no_attribute(payload: str) -> None:
     with pytest.raises(TemplateError, match="unknown placeholder"):
         payload_of(request(payload))
+
+
+@pytest.mark.parametrize(
+    ("payload", "hint"),
+    [("{{ .attr.sender }}", "did you mean {{ .Attr.sender }}?"), ("{{ .KEY }}", "did you mean {{ .Key }}?"),
+     ("{{ .Xyzzy }}", "known are .Name, .Key, .Attr.sender")],
+)  # fmt: skip
+def test_an_error_says_what_was_likely_meant(payload: str, hint: str) -> None:
+    assert [what.endswith(hint) for _, what in check(request(payload))] == [True]
 
 
 def test_the_templates_of_a_login() -> None:
@@ -228,6 +238,11 @@ def test_a_target_of_a_policy() -> None:
 def test_no_client_chooses_the_host(target: str) -> None:
     with pytest.raises(TemplateError, match="path or the query"):
         target_of(lookup(target=target))
+
+
+@pytest.mark.parametrize("target", ["http://h", "no-url", ""])
+def test_a_target_without_placeholders_is_the_configurations_affair(target: str) -> None:
+    assert target_of(lookup(target=target)).static == target.encode()
 
 
 @given(ANY_TEXT)

@@ -119,6 +119,8 @@ def test_the_value_that_means_no_error_may_be_a_number() -> None:
 def test_without_an_error_field_nothing_is_an_error() -> None:
     entry = Entry(SOCKET_MAP, "m", "http://h/", value_field="v")
     assert map_reply(entry, answer({"v": "x", "error": "broken", "": "broken"})).reply == Reply("OK", "x")
+    entry = Entry(POLICY_SERVICE, "p", "http://h/", value_field="v")
+    assert policy_action(entry, answer({"v": "OK", "error": "broken", "": "broken"})).action == "OK"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599, 408, 425, 429])
@@ -129,7 +131,7 @@ def test_a_status_that_means_a_failing_backend(status: int) -> None:
         assert not caught.value.timeout
 
 
-@pytest.mark.parametrize("status", [100, 201, 204, 301, 302, 400, 401, 403, 404, 410, 418, 600])
+@pytest.mark.parametrize("status", [100, 201, 204, 301, 302, 400, 401, 403, 404, 410, 418, 499, 600])
 def test_any_other_unexpected_status(status: int) -> None:
     body = {"data": {"result": "v"}, "action": "OK"}
     assert map_reply(MAP, answer(body, status)).reply == Reply("PERM", f"unexpected status code {status}")
@@ -155,6 +157,36 @@ def test_a_doubt_is_temporary(body: bytes) -> None:
         with pytest.raises(BackendFailure) as caught:
             judge(entry, answer(body))
         assert caught.value.reason.isprintable() and not caught.value.timeout
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "backend's answer is empty"),
+        (b"\xef\xbb\xbf", "backend's answer is empty"),
+        (b"<html>", "backend's answer is no JSON"),
+        (b'{"password": "secret"', "backend's answer is no JSON"),
+        (b"{} {}", "backend's answer has something behind its JSON"),
+        (b"5", "backend's answer is neither a JSON object nor an array"),
+    ],
+)
+def test_a_doubt_has_a_reason_that_quotes_nothing(body: bytes, reason: str) -> None:
+    with pytest.raises(BackendFailure) as caught:
+        parse(answer(body))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"error": "broken\n"}, "broken"),
+        ({"action": "450"}, "not a valid action: 450"),
+        ({"action": {}}, "action is an object"),
+        ({"action": [["x"]]}, "action is a list within a list"),
+    ],
+)
+def test_what_the_log_says_of_an_action_that_is_none(body: Any, problem: str) -> None:
+    assert policy_action(POLICY, answer(body)).problem == problem
 
 
 @pytest.mark.parametrize("body", [b"\xef\xbb\xbf{}", b" \r\n\t{} \r\n\t", b"[]", b"\xef\xbb\xbf {}"])

@@ -25,6 +25,10 @@ def test_harmless_text_is_left_alone(text: str) -> None:
     assert clean(text) == text
 
 
+def test_the_neighbours_of_the_breakers_stay() -> None:
+    assert clean("\n ~\u00a0\u2027\u202a\ud7ff\ue000") == "  ~\u00a0\u2027\u202a\ud7ff\ue000"
+
+
 def test_a_lone_surrogate_is_replaced() -> None:
     assert clean("a\ud800b\udfff") == "a\ufffdb\ufffd"
     assert one_line("a\ud800b") == "a b"
