@@ -26,7 +26,7 @@ from kit import leash
 from kit.logs import Log
 
 TREE = Path(__file__).resolve().parents[2]
-READY = r'msg="?Ready\b'
+READY = r'"?msg"?[=:]"?Ready\b'
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -156,7 +156,7 @@ class Daemon:
             self.write(config)
         mark = self.log.position
         self.send_signal(signal.SIGHUP)
-        return self.log.wait_for('msg="?(Configuration reloaded|Reload failed)', timeout, mark)
+        return self.log.wait_for(r'msg"?[=:]"?(Configuration reloaded|Reload failed)', timeout, mark)
 
     def wait(self, timeout: float = 20.0) -> int:
         """The exit status, once the master has ended. Raises subprocess.TimeoutExpired."""

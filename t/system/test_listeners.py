@@ -194,7 +194,7 @@ def test_no_directory_for_the_socket(backend: Backend, directory: Path):
 
 def test_a_path_that_is_too_long(backend: Backend, directory: Path):
     status, log = refused(config(backend, unix(directory / ("x" * 120))))
-    assert status in (CANNOT_BIND, CONFIGURATION) and "x" * 120 in log
+    assert status in (CANNOT_BIND, CONFIGURATION) and "107 bytes" in log
 
 
 def test_not_permitted(backend: Backend, directory: Path, tmp_path: Path):
