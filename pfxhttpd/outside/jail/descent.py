@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Callable
 
 from pfxhttpd.outside.jail import kernel
-from pfxhttpd.outside.jail.identity import Identity, JailError
+from pfxhttpd.outside.jail.identity import JAIL_FILES, Identity, JailError
 
 UMASK = 0o077
 
@@ -61,6 +61,14 @@ def drop(identity: Identity) -> None:
     verify(identity)
 
 
+def check_inside(identity: Identity) -> None:
+    """After `enter` and `drop`: raises JailError unless what name resolution reads can be read by whom we became."""
+    unreadable = [name for name in JAIL_FILES if not os.access(f"/{name}", os.R_OK)]
+    if unreadable:
+        raise JailError(f"chroot: {identity.user}:{identity.group} cannot read {', '.join(unreadable)} inside it",
+                        permission=True)
+
+
 def verify(identity: Identity) -> None:
     """Raises JailError unless this process is `identity` and nothing more, and root cannot be had back."""
     wrong = [what for what, holds in _claims(identity).items() if not holds]
@@ -97,6 +105,6 @@ def _ways_back(identity: Identity) -> dict[str, Callable[[], None]]:
 def _succeeds(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
-    except PermissionError:
+    except OSError:
         return False
     return True

@@ -48,25 +48,26 @@ def resolve(user: str, group: str, chroot: str) -> Identity:
     """
     account = _account(user) if user else None
     gid = _group_id(group) if group else account.pw_gid if account else os.getegid()
+    uid = account.pw_uid if account else os.geteuid()
     if os.geteuid() != 0:
-        return _unprivileged(account, gid, user, group, chroot)
+        if uid != os.geteuid():
+            raise JailError(f"run_as_user {user}: only root can become another user", permission=True)
+        if group and gid != os.getegid():
+            raise JailError(f"run_as_group {group}: only root can take another group", permission=True)
+        if chroot:
+            raise JailError(f"chroot {chroot}: only root can change the root directory", permission=True)
+        return _as_we_are()
     if chroot:
         _check_jail(chroot)
-    uid = account.pw_uid if account else 0
-    name = account.pw_name if account else _user_name(0)
-    groups = tuple(sorted(set(os.getgrouplist(name, gid)))) if account else (gid,)
-    return Identity(uid, gid, groups, name, _group_name(gid), descends=bool(uid or group or chroot))
+    if not (uid or group or chroot):
+        return _as_we_are()
+    groups = os.getgrouplist(account.pw_name, gid) if account else [gid]
+    return Identity(uid, gid, tuple(sorted(set(groups))), _user_name(uid), _group_name(gid), descends=True)
 
 
-def _unprivileged(account: pwd.struct_passwd | None, gid: int, user: str, group: str, chroot: str) -> Identity:
-    if account and account.pw_uid != os.geteuid():
-        raise JailError(f"run_as_user {user}: only root can become another user", permission=True)
-    if group and gid != os.getegid():
-        raise JailError(f"run_as_group {group}: only root can take another group", permission=True)
-    if chroot:
-        raise JailError(f"chroot {chroot}: only root can change the root directory", permission=True)
-    return Identity(os.geteuid(), os.getegid(), tuple(sorted(os.getgroups())), _user_name(os.geteuid()),
-                    _group_name(os.getegid()), descends=False)
+def _as_we_are() -> Identity:
+    uid, gid = os.geteuid(), os.getegid()
+    return Identity(uid, gid, tuple(sorted(os.getgroups())), _user_name(uid), _group_name(gid), descends=False)
 
 
 def _account(user: str) -> pwd.struct_passwd:
@@ -117,13 +118,16 @@ def _is_file_inside(root: str, name: str) -> bool:
     walked: list[str] = []
     ahead = name.split("/")
     links = 0
-    status = None
+    status = None  # of what has been walked to, as far as it is known
     while ahead:
         part = ahead.pop(0)
+        if status and not stat.S_ISDIR(status.st_mode):
+            return False
         if part in ("", "."):
             continue
         if part == "..":
             del walked[-1:]
+            status = None
             continue
         path = os.path.join(root, *walked, part)
         try:
@@ -135,6 +139,7 @@ def _is_file_inside(root: str, name: str) -> bool:
         except OSError:
             return False
         links += 1
+        status = None
         if links > _MOST_LINKS:
             return False
         if target.startswith("/"):

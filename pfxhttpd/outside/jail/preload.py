@@ -15,22 +15,21 @@ import ssl
 import time
 from typing import Iterator
 
+from pfxhttpd.config.load import load_text
+from pfxhttpd.config.problem import Invalid
+
 _MODULES = """
-    _strptime calendar concurrent.futures.thread copy ctypes.util datetime decimal difflib email.charset
-    email.generator email.header email.iterators email.message email.parser email.policy encodings.ascii
-    encodings.cp1252 encodings.cp437 encodings.hex_codec encodings.idna encodings.iso8859_1 encodings.iso8859_15
-    encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.unicode_escape encodings.utf_16
-    encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.utf_7
-    encodings.utf_8 encodings.utf_8_sig fractions gettext glob gzip hashlib hmac http.client http.cookiejar
-    http.cookies importlib.metadata importlib.resources ipaddress json json.tool linecache locale logging
-    logging.handlers netrc numbers pickle pprint queue quopri random secrets shutil socket ssl statistics
-    string stringprep subprocess tempfile threading tokenize tomllib traceback unicodedata urllib.request uuid
-    warnings zipfile zlib
-    multiprocessing multiprocessing.connection multiprocessing.context multiprocessing.forkserver
-    multiprocessing.heap multiprocessing.managers multiprocessing.pool multiprocessing.popen_fork
-    multiprocessing.process multiprocessing.queues multiprocessing.reduction multiprocessing.resource_sharer
-    multiprocessing.resource_tracker multiprocessing.shared_memory multiprocessing.sharedctypes
-    multiprocessing.spawn multiprocessing.synchronize multiprocessing.util
+    _strptime calendar csv datetime decimal gzip hashlib hmac http.client http.cookiejar http.cookies
+    importlib.metadata importlib.resources ipaddress json linecache locale logging.handlers mimetypes netrc pickle
+    queue quopri random secrets shutil signal socket ssl stringprep subprocess tempfile threading tokenize tomllib
+    traceback unicodedata urllib.request uuid zlib
+    email.charset email.generator email.header email.iterators email.message email.parser email.policy
+    encodings.ascii encodings.idna encodings.latin_1 encodings.iso8859_1 encodings.cp1252 encodings.punycode
+    encodings.raw_unicode_escape encodings.unicode_escape encodings.utf_8 encodings.utf_8_sig
+    encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le
+    multiprocessing.connection multiprocessing.managers multiprocessing.pool multiprocessing.popen_fork
+    multiprocessing.process multiprocessing.reduction multiprocessing.resource_sharer
+    multiprocessing.resource_tracker multiprocessing.shared_memory multiprocessing.spawn multiprocessing.util
 """
 
 _PACKAGES = """
@@ -98,11 +97,11 @@ def _open_if_there(library: str) -> None:
 
 def _warm_up() -> None:
     """Uses once what loads its data when first used. Nothing here asks the network."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    Draft202012Validator.check_schema({"type": "object"})
-    best_match(Draft202012Validator({"anyOf": [{"type": "string"}]}).iter_errors(1))
+    for form, text in (("yaml", "server: {listen: ["), ("toml", "x = ["), ("json", '{"server": {"listen": 1}}')):
+        try:
+            load_text(text, "/preload", form, {})
+        except Invalid:
+            pass  # as it should be: a mistake is what loads most
     time.tzset()
     time.strftime("%c", time.localtime())
     ssl.create_default_context()
