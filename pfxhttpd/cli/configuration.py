@@ -11,6 +11,7 @@ from pfxhttpd.config import source
 from pfxhttpd.config.load import load
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import Settings
+from pfxhttpd.config.unsupported import unsupported
 from pfxhttpd.exchange import template, verdict
 from pfxhttpd.outside import control
 
@@ -26,6 +27,15 @@ def path(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
 def settings(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:
     """What the file says. Raises `Invalid` with everything that is wrong with it."""
     return load(file, format, environ, CHECKS).settings
+
+
+def servable(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:
+    """The same, if this version can do all that it says. Raises `Invalid`."""
+    found = settings(file, format, environ)
+    problems = unsupported(found)
+    if problems:
+        raise Invalid(problems)
+    return found
 
 
 def ask(

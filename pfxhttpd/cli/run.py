@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 from typing import Mapping
 
 from pfxhttpd.cli import configuration
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.outside import control, listen, store
-from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.notify import Notifier
-from pfxhttpd.outside.pidfile import PidFile, PidFileError
+from pfxhttpd.process.detach import Starter, detach
 from pfxhttpd.process.generation import Refused
-from pfxhttpd.process.master import Master
+from pfxhttpd.process.start import Start, serve
+
+FIRST_PASSED = 3
+"""The first of the descriptors that systemd passes (sd_listen_fds(3))."""
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("run", help="serve (what happens without a command)")
+    parser.add_argument("--daemon", action="store_true", help="go into the background; return when it serves")
     parser.add_argument("--pidfile", metavar="PATH", help="write the master's process id there")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
-        path = configuration.path(options, environ)
-        settings = configuration.settings(path, options.format, environ)
+        path = os.path.abspath(configuration.path(options, environ))
+        settings = configuration.servable(path, options.format, environ)
     except Invalid as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -36,32 +36,18 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     def load() -> Settings:
         try:
-            return configuration.settings(path, options.format, environ)
+            return configuration.servable(path, options.format, environ)
         except Invalid as error:
-            raise Refused("; ".join(str(problem) for problem in error.problems)) from error
+            jailed = settings.server.chroot
+            where = f" (files are looked for inside the chroot {jailed})" if jailed else ""
+            raise Refused("; ".join(str(problem) for problem in error.problems) + where) from error
 
-    _raise_limit()
-    try:
-        pidfile = PidFile.take(options.pidfile) if options.pidfile else None
-        environ = dict(environ)
-        activated = listen.activated(environ, os.getpid())
-        runtime = control.directory(settings.server.runtime_directory, environ)
-        cache_directory = os.path.join(runtime, "cache")
-        store.make_directory(cache_directory)
-        journal = Journal.open(settings.server.logging)
-        master = Master(settings, load, journal, Notifier(environ), runtime, cache_directory, activated)
-    except (Refused, PidFileError, listen.ListenError, store.StoreError) as error:
-        print(f"pfxhttpd: {error}", file=sys.stderr)
-        return os.EX_NOPERM if getattr(error, "permission", False) else os.EX_UNAVAILABLE
-    try:
-        return master.run()
-    finally:
-        if pidfile:
-            pidfile.remove()
-
-
-def _raise_limit() -> None:
-    """As many descriptors as the system lets us have: parked clients cost nothing else."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
+    starter = Starter()
+    if options.daemon:
+        if os.isatty(1) and not settings.server.logging.syslog:
+            print("pfxhttpd: there will be no log: set server.logging.syslog, or redirect standard output",
+                  file=sys.stderr)
+        passed = int(environ.get("LISTEN_FDS", "0")) if environ.get("LISTEN_FDS", "0").isdecimal() else 0
+        starter = detach(list(range(FIRST_PASSED, FIRST_PASSED + passed)))
+    return serve(settings, load, Start(pidfile, starter), environ)

@@ -6,6 +6,7 @@ peer's user id is checked besides (unix(7), SO_PEERCRED), for systems that ignor
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -22,7 +23,11 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class ControlError(Exception):
-    """The control socket cannot be had or asked; one line."""
+    """The control socket cannot be had or asked; one line. `permission` tells that the system did not allow it."""
+
+    def __init__(self, reason: str, permission: bool = False) -> None:
+        super().__init__(reason)
+        self.permission = permission
 
 
 def directory(configured: str, environ: Mapping[str, str]) -> str:
@@ -36,22 +41,30 @@ def directory(configured: str, environ: Mapping[str, str]) -> str:
     return os.path.join(environ.get("XDG_RUNTIME_DIR") or "/tmp", f"pfxhttp-{os.geteuid()}")
 
 
+def make_directory(where: str, owner: tuple[int, int] | None = None) -> None:
+    """Make the runtime directory (mode 0700) if it is not there; it then belongs to `owner` (user and group id).
+
+    Raises `ControlError`, also when what is there belongs to somebody else.
+    """
+    try:
+        if not os.path.isdir(where):
+            os.makedirs(os.path.dirname(where), mode=0o755, exist_ok=True)
+            os.mkdir(where, mode=0o700)
+            if owner:
+                os.chown(where, *owner)
+        if os.stat(where).st_uid not in (0, os.geteuid(), *(owner or ())[:1]):
+            raise ControlError(f"runtime directory {where}: belongs to somebody else")
+    except OSError as error:
+        raise ControlError(f"runtime directory {where}: {error.strerror or error}", error.errno == errno.EACCES) from error
+
+
 def bind(where: str, owner: tuple[int, int] | None = None) -> socket.socket:
-    """The listening control socket in the directory `where`, which is made (mode 0700) if need be and then belongs to
-    `owner` (user and group id).
+    """The listening control socket in the directory `where`; it belongs to `owner`.
 
     Raises `ControlError`, also when a server answers there already.
     """
     path = os.path.join(where, SOCKET)
     try:
-        made = not os.path.isdir(where)
-        if made:
-            os.makedirs(where, mode=0o700)
-            if owner:
-                os.chown(where, *owner)
-        state = os.lstat(where)
-        if not stat.S_ISDIR(state.st_mode) or state.st_uid not in (0, os.geteuid(), *(owner or ())[:1]):
-            raise ControlError(f"runtime directory {where} belongs to somebody else")
         if os.path.lexists(path):
             _remove_stale(path)
         control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -66,7 +79,7 @@ def bind(where: str, owner: tuple[int, int] | None = None) -> socket.socket:
         control.setblocking(False)
         return control
     except OSError as error:
-        raise ControlError(f"control socket {path}: {error.strerror or error}") from error
+        raise ControlError(f"control socket {path}: {error.strerror or error}", error.errno == errno.EACCES) from error
 
 
 def _remove_stale(path: str) -> None:

@@ -36,10 +36,16 @@ def refuse(askers: list[Asker], reason: str) -> None:
 class Desk:
     """`commands` maps what can be asked to what is done about it."""
 
-    def __init__(self, where: str, selector: selectors.BaseSelector, commands: Mapping[str, Command]) -> None:
+    def __init__(
+        self,
+        where: str,
+        owner: tuple[int, int] | None,
+        selector: selectors.BaseSelector,
+        commands: Mapping[str, Command],
+    ) -> None:
         """Raises `control.ControlError`."""
         self._where, self._selector, self._commands = where, selector, commands
-        self._control = control.bind(where)
+        self._control = control.bind(where, owner)
         self._heard: dict[Asker, bytes] = {}
         self._selector.register(self._control, selectors.EVENT_READ, self._open)
 

@@ -67,13 +67,14 @@ class Master:
         runtime: str,
         cache_directory: str,
         activated: Mapping[str, list[socket.socket]],
+        owner: tuple[int, int] | None,
     ) -> None:
         self._load, self._notifier = load, notifier
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
         self._generation = prepare(settings, None, journal, activated)
         try:
-            self._desk = Desk(runtime, self._selector, {
+            self._desk = Desk(runtime, owner, self._selector, {
                 "status": lambda asker, _: desk.answer([asker], {"ok": True, "status": self._status()}),
                 "reload": lambda asker, _: self._reload([asker]),
                 "stop": self._stop_for,
@@ -81,12 +82,17 @@ class Master:
             })
         except control.ControlError as error:
             self._generation.close()
-            raise Refused(str(error)) from error
+            raise Refused(str(error), error.permission) from error
         self._staff = Staff(self._board, self._selector, self._generation, self._private, cache_directory)
         self._roll: Roll | None = None
         self._again: list[Asker] | None = None
         self._stopping_by = 0.0
         self._ticked = 0.0
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a server that will not serve."""
+        self._generation.close()
+        self._desk.close()
 
     @property
     def _log(self) -> Journal:
@@ -100,8 +106,8 @@ class Master:
 
     # -- serve --------------------------------------------------------------------------------------------------
 
-    def run(self) -> int:
-        """Serve until told to stop. Returns the exit code."""
+    def run(self, serving: Callable[[], None]) -> int:
+        """Serve until told to stop; `serving` is called once everybody does. Returns the exit code."""
         setproctitle(f"pfxhttpd: master {self._generation.settings.source}")
         self._take_signals()
         if self._log.info:
@@ -121,6 +127,7 @@ class Master:
                 if self._log.info:
                     self._log.info("Ready", version=__version__, pid=os.getpid(), workers=len(self._staff.slots))
                 self._notifier.ready(self._summary(), main_pid=os.getpid())
+                serving()
             for key, _ in self._selector.select(self._patience()):
                 key.data()
 
