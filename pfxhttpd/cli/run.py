@@ -26,6 +26,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve as the process's only purpose: what whoever started it left open is closed first."""
+    os.closerange(FIRST_PASSED + _passed(environ), os.sysconf("SC_OPEN_MAX"))
+    return serve_configured(options, environ)
+
+
+def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve what the configuration says; returns the exit code."""
     try:
         path = os.path.abspath(configuration.path(options, environ))
         settings = configuration.servable(path, options.format, environ)
@@ -48,6 +55,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if os.isatty(1) and not settings.server.logging.syslog:
             print("pfxhttpd: there will be no log: set server.logging.syslog, or redirect standard output",
                   file=sys.stderr)
-        passed = int(environ.get("LISTEN_FDS", "0")) if environ.get("LISTEN_FDS", "0").isdecimal() else 0
-        starter = detach(list(range(FIRST_PASSED, FIRST_PASSED + passed)))
+        starter = detach(list(range(FIRST_PASSED, FIRST_PASSED + _passed(environ))))
     return serve(settings, load, Start(pidfile, starter), environ)
+
+
+def _passed(environ: Mapping[str, str]) -> int:
+    """How many descriptors systemd has passed."""
+    count = environ.get("LISTEN_FDS", "")
+    return int(count) if count.isdecimal() else 0
