@@ -34,7 +34,8 @@ class Rule(NamedTuple):
 
 
 class Breaker(NamedTuple):
-    """`state` is CLOSED, OPEN or HALF_OPEN; `failures` counts those in a row; `since` is when the state began."""
+    """`state` is CLOSED, OPEN or HALF_OPEN; `failures` counts those in a row; `since` is when
+    the state began, for OPEN after a failed probe when that probe began."""
 
     state: int
     failures: int
@@ -66,5 +67,7 @@ def record(breaker: Breaker, leave: int, success: bool, now: float, rule: Rule) 
         failures = breaker.failures + 1
         return Breaker(OPEN if failures >= rule.failures else CLOSED, failures, now)
     if breaker.state == HALF_OPEN and leave == PROBE:
-        return Breaker(OPEN, breaker.failures, now)
+        # The pause counts from the probe's start: a probe that hung until its timeout has waited already, and a
+        # backend that came back in the meantime is found within one cooldown.
+        return Breaker(OPEN, breaker.failures, breaker.since)
     return breaker

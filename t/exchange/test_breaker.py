@@ -44,7 +44,7 @@ def test_who_may_ask(breaker: Breaker, now: float, leave: int, after: Breaker) -
         (BROKEN, ASK, True, FRESH),
         (BROKEN, PROBE, False, BROKEN),
         (PROBING, PROBE, True, FRESH),
-        (PROBING, PROBE, False, Breaker(OPEN, 3, 200.0)),
+        (PROBING, PROBE, False, Breaker(OPEN, 3, 105.0)),
         (PROBING, ASK, False, PROBING),
         (PROBING, ASK, True, FRESH),
     ],
