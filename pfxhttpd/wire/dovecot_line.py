@@ -19,7 +19,7 @@ LARGEST_ID = 2**32 - 1
 
 _ESCAPES = {0x00: b"\x010", 0x01: b"\x011", 0x09: b"\x01t", 0x0A: b"\x01n", 0x0D: b"\x01r"}
 _MEANINGS = {b"0": b"\x00", b"1": b"\x01", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
-_ESCAPED = re.compile(rb"\x01(.?)", re.DOTALL)
+_ESCAPED = re.compile(rb"\x01(.?)")
 
 
 def take_line(buffer: bytes) -> tuple[bytes, int] | None:

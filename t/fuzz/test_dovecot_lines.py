@@ -115,3 +115,4 @@ def test_messages_are_credentials_or_refused(message):
         if read is not decode:
             assert credentials.secret and "\0" not in credentials.user
             assert credentials.user or read is oauthbearer
+            assert credentials.authzid in ("", credentials.user)

@@ -18,7 +18,8 @@ from pfxhttpd.wire.dovecot import OPEN_LIMIT, STATE_LIMIT, Connection
 from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS
 
 ALL = PASSWORDS + TOKENS
-OPEN, MAYBE = "open", "maybe"  # MAYBE: it was open before the connection had to forget some
+OPEN, REFUSED, MAYBE = "open", "refused", "maybe"
+# REFUSED: the error challenge was sent. MAYBE: it was open before the connection had to forget some.
 
 ids = some.integers(1, 5)
 names = some.sampled_from(["alice", "bob", "jürgen@example.org", "a\tb", "a\nOK\t1\tuser=root", "", "x" * 2000, "\x01t"])
@@ -67,14 +68,14 @@ class Machine(RuleBasedStateMachine):
     def hears(self, key: int, verb: bytes, rest: bytes) -> None:
         """One command, checked against the model: its own id, one line at most, never OK."""
         before = self.open.pop(key, None)
-        self.waiting.pop(key, None)
+        decided = self.waiting.pop(key, None) is None
         turn = self.say(b"\t".join((verb, b"%d" % key, rest)))
         assert not turn.close and not (turn.send and turn.attempt)
         word = self.check(turn.send, key)
         assert word in (b"", b"CONT", b"FAIL")
         if verb == b"CANCEL":
             assert not turn.send and not turn.attempt
-        elif verb == b"AUTH" and before == OPEN or verb == b"CONT" and before is None:
+        elif verb == b"AUTH" and before in (OPEN, REFUSED) or verb == b"CONT" and (before in (None, REFUSED) or not decided):
             assert word == b"FAIL"
         else:
             assert word or turn.attempt
@@ -107,6 +108,11 @@ class Machine(RuleBasedStateMachine):
     @rule(key=ids, data=encoded)
     def cont(self, key, data):
         self.hears(key, b"CONT", data)
+
+    @precondition(lambda self: REFUSED in self.open.values())
+    @rule(data=some.sampled_from([b"", b"AQ==", base64.b64encode(b"user=alice\x01auth=Bearer t\x01\x01"), base64.b64encode(b"\0alice\0p")]))
+    def acknowledge(self, data):
+        self.hears(next(key for key, state in self.open.items() if state == REFUSED), b"CONT", data)
 
     @rule(key=ids)
     def cancel(self, key):
@@ -145,6 +151,7 @@ class Machine(RuleBasedStateMachine):
         if not waits:
             return
         del self.waiting[attempt.id]
+        self.open[attempt.id] = REFUSED
         if said != b"CONT":
             del self.open[attempt.id]
         if said == b"OK":

@@ -271,6 +271,8 @@ def test_every_command_has_a_move_in_every_state():
     (b"AUTH\t5\tPLAIN\t" + plain("other"), {State.FREE: "attempt", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
     (b"CONT\t5\t" + b64("user"), {State.FREE: "FAIL", State.TALKING: "CONT", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
     (b"CANCEL\t5", {State.FREE: "", State.TALKING: "", State.DECIDING: "", State.REFUSED: ""}),
+    (b"CONT\t5\t" + b64("user") + b"\t", {State.FREE: "FAIL", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
+    (b"CONT\t5\t" + b64("\0user\0pass"), {State.FREE: "FAIL", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
     (b"CONT\t5\t***", {State.FREE: "FAIL", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
     (b"CONT\t5\t\t", {State.FREE: "FAIL", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
     (b"AUTH\t5", {State.FREE: "FAIL", State.TALKING: "FAIL", State.DECIDING: "FAIL", State.REFUSED: "FAIL"}),
@@ -400,6 +402,23 @@ def test_one_that_goes_on_talking_is_not_the_one_forgotten():
     connection.hear(b"AUTH\t1000\tLOGIN")
     assert connection.hear(b"CONT\t1\t" + b64("pass")).attempt.user == "user"
     assert is_fail(connection.hear(b"CONT\t2\t" + b64("user")).send, 2)
+
+
+def test_one_that_goes_on_talking_costs_nobody_else_a_place():
+    connection = ready()
+    for key in range(1, OPEN_LIMIT + 1):
+        connection.hear(b"AUTH\t%d\tLOGIN" % key)
+    connection.hear(b"CONT\t2\t" + b64("user"))
+    assert connection.hear(b"CONT\t2\t" + b64("pass")).attempt
+    assert connection.hear(b"CONT\t1\t" + b64("user")).send == b"CONT\t1\tUGFzc3dvcmQ6\n"
+
+
+def test_user_names_count_too():
+    connection = ready()
+    for key in range(1, OPEN_LIMIT + 1):
+        assert connection.hear(b"AUTH\t%d\tLOGIN\tresp=" % key + b64("u" * 1024)).send.startswith(b"CONT")
+    assert len(marshal.dumps(connection.freeze())) < STATE_LIMIT
+    assert 20 < len(connection.freeze()[2]) < OPEN_LIMIT
 
 
 def test_attempts_that_are_out_are_never_forgotten():

@@ -100,7 +100,7 @@ def test_oauthbearer(message, user, token):
     b"n,a=u\x01auth=Bearer t\x01\x01", b"n,a=,\x01auth=Bearer t\x01\x01", b"n,u,\x01auth=Bearer t\x01\x01", b"n,a=u,x\x01auth=Bearer t\x01\x01",
     b"n,a=u,,\x01auth=Bearer t\x01\x01", b"n,a=u=2c,\x01auth=Bearer t\x01\x01", b"n,a=u=,\x01auth=Bearer t\x01\x01", b"n,a=u\x00,\x01auth=Bearer t\x01\x01",
     b"p=tls-unique,a=u,\x01auth=Bearer t\x01\x01", b"p,,\x01auth=Bearer t\x01\x01", b"F,n,,\x01auth=Bearer t\x01\x01", b"N,,\x01auth=Bearer t\x01\x01",
-    b"n,a=u,\x01auth=Bearer t\x01", b"n,a=u,\x01auth=Bearer t", b"n,a=u,\x01auth=Bearer t\x01\x01\x01", b"n,a=u,\x01auth=Basic t\x01\x01", b"n,a=u,\x01host=h\x01\x01",
+    b"n,a=u,\x01auth=Bearer t\x01host=h\x01", b"n,a=u,\x01auth=Bearer t\x01", b"n,a=u,\x01auth=Bearer t", b"n,a=u,\x01auth=Bearer t\x01\x01\x01", b"n,a=u,\x01auth=Basic t\x01\x01", b"n,a=u,\x01host=h\x01\x01",
     b"n,a=u,\x01auth=Bearer a\x01auth=Bearer b\x01\x01", b"n,a=u,\x01ho-st=h\x01auth=Bearer b\x01\x01", b"n,a=u,\x01host\x01auth=Bearer b\x01\x01",
     b"n,a=u,\x01host=\x00\x01auth=Bearer b\x01\x01", b"n,a=u,\x01host=\xc3\xbc\x01auth=Bearer b\x01\x01", b"n,a=\xff,\x01auth=Bearer b\x01\x01",
     b"n,a=" + b"u" * (USER_LIMIT + 1) + b",\x01auth=Bearer b\x01\x01", b"user=a\x01auth=Bearer tok\x01\x01",
@@ -108,6 +108,11 @@ def test_oauthbearer(message, user, token):
 def test_oauthbearer_refuses(message):
     with pytest.raises(BadMessage):
         oauthbearer(message)
+
+
+def test_channel_binding_is_refused_by_name():
+    with pytest.raises(BadMessage, match="channel binding"):
+        oauthbearer(b"p=tls-exporter,a=u,\x01auth=Bearer t\x01\x01")
 
 
 @pytest.mark.parametrize("read", [plain, xoauth2, oauthbearer])
