@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from kit.clients import SocketMap
 from kit.logs import Log
 from kit.needs import needs
 
-SCRIPT = daemon.TREE / "contrib/quickstart"
+NEEDED = ("contrib/quickstart", "pfxhttpd", "setup.py", "setup.cfg", "README.md", "LICENSE")
 PATIENCE = 120.0
 """Seconds until the first answer, on a fresh machine."""
 
@@ -29,15 +31,28 @@ def environment(**more: str) -> dict[str, str]:
     return found
 
 
-def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPT, *arguments], env=environment(**more), capture_output=True, text=True,
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the quickstart takes from the checkout, so that nobody edits it meanwhile."""
+    directory = tmp_path_factory.mktemp("checkout")
+    for name in NEEDED:
+        source, target = daemon.TREE / name, directory / name
+        target.parent.mkdir(exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def script(checkout: Path) -> Path:
+    return checkout / "contrib/quickstart"
+
+
+def run(script: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([script, *arguments], env=environment(**more), capture_output=True, text=True,
                           timeout=2 * PATIENCE, stdin=subprocess.DEVNULL, preexec_fn=leash.die_with_parent)
-
-
-def tracked_and_not() -> str:
-    """What git sees of the checkout's files apart from those of tests that run beside this one."""
-    return subprocess.run(["git", "status", "--short", "--ignored", "--", "setup.py", "build", "*.egg-info", "contrib"],
-                          cwd=daemon.TREE, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +61,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(place: Path) -> subprocess.CompletedProcess[str]:
+def shown(checkout: Path, script: Path, place: Path) -> subprocess.CompletedProcess[str]:
     """The first run ever, which makes the environment."""
     before = time.monotonic()
-    checkout = tracked_and_not()
-    done = run("--once", "--port", str(ports.free(4)), str(place))
+    files = sorted(checkout.rglob("*"))
+    done = run(script, "--once", "--port", str(ports.free(4)), str(place))
     assert time.monotonic() - before < PATIENCE
-    assert tracked_and_not() == checkout
+    assert sorted(checkout.rglob("*")) == files, "it left something in the checkout"
     return done
 
 
@@ -78,9 +93,9 @@ def test_the_environment_stays_and_holds_the_program(shown: subprocess.Completed
 class Running:
     """A quickstart that keeps running, in a session of its own as a terminal's would be."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, script: Path, place: Path) -> None:
         self.port = ports.free(4)
-        self.process = subprocess.Popen([SCRIPT, "--port", str(self.port), str(place)], env=environment(),
+        self.process = subprocess.Popen([script, "--port", str(self.port), str(place)], env=environment(),
                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         start_new_session=True, preexec_fn=leash.die_with_parent)
         assert self.process.stdout
@@ -93,8 +108,8 @@ class Running:
 
 
 @pytest.fixture
-def running(shown: subprocess.CompletedProcess[str], place: Path) -> Iterator[Running]:
-    started = Running(place)
+def running(shown: subprocess.CompletedProcess[str], script: Path, place: Path) -> Iterator[Running]:
+    started = Running(script, place)
     yield started
     started.destroy()
 
@@ -115,13 +130,14 @@ def test_it_runs_until_it_is_told_to_stop(running: Running, number: int, everybo
     assert not running.log.find("Traceback|KeyboardInterrupt|level=ERROR")
 
 
-def test_a_taken_port_is_told(shown: subprocess.CompletedProcess[str], place: Path) -> None:
+def test_a_taken_port_is_told(shown: subprocess.CompletedProcess[str], script: Path, place: Path) -> None:
     port = ports.free(4)
-    with ports.refusing() as taken:
-        port = taken - 2 if taken > 30000 else port
-        done = run("--once", "--port", str(port), str(place))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port + 2))
+        taken.listen()
+        done = run(script, "--once", "--port", str(port), str(place))
     assert done.returncode == 69
-    assert str(taken) in done.stderr and "the demo did not start" in done.stderr
+    assert f"127.0.0.1:{port + 2}" in done.stderr and "the demo did not start" in done.stderr
 
 
 @pytest.fixture
@@ -145,58 +161,66 @@ def stub(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def with_stubs(stubs: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("--once", *arguments, str(stubs / "new"), PYTHON=str(stubs / "python"), PATH=f"{stubs}:{os.environ['PATH']}")
+def with_stubs(script: Path, stubs: Path) -> subprocess.CompletedProcess[str]:
+    return run(script, "--once", str(stubs / "new"), PYTHON=str(stubs / "python"), PATH=f"{stubs}:{os.environ['PATH']}")
 
 
-def test_without_venv_a_user_is_told_what_to_type(stubs: Path) -> None:
+def test_changed_sources_are_installed_again(shown: subprocess.CompletedProcess[str], script: Path, place: Path) -> None:
+    again = run(script, "--once", "--port", str(ports.free(4)), str(place))
+    assert (again.returncode, "Installing" in again.stdout) == (0, False)
+    (place / "stamp").write_text("other")
+    again = run(script, "--once", "--port", str(ports.free(4)), str(place))
+    assert (again.returncode, "Installing" in again.stdout) == (0, True)
+
+
+def test_without_venv_a_user_is_told_what_to_type(script: Path, stubs: Path) -> None:
     stub(stubs / "id", "echo 1000")
-    done = with_stubs(stubs)
+    done = with_stubs(script, stubs)
     assert done.returncode == 69 and done.stderr.count("\n") == 1
     assert done.stderr.endswith("as root: apt-get install python3-venv\n")
     assert not (stubs / "asked").exists()
 
 
-def test_without_venv_root_gets_it_installed(stubs: Path) -> None:
+def test_without_venv_root_gets_it_installed(script: Path, stubs: Path) -> None:
     stub(stubs / "id", "echo 0")
-    done = with_stubs(stubs)
+    done = with_stubs(script, stubs)
     assert (stubs / "asked").read_text().splitlines() == ["-q update", "-q -y install python3-venv"]
     assert "venv was called" in done.stderr, "it went on to make the environment"
 
 
-def test_when_it_cannot_be_installed_the_reason_is_shown(stubs: Path) -> None:
+def test_when_it_cannot_be_installed_the_reason_is_shown(script: Path, stubs: Path) -> None:
     stub(stubs / "id", "echo 0")
     (stubs / "broken").touch()
-    done = with_stubs(stubs)
+    done = with_stubs(script, stubs)
     assert done.returncode == 69
     assert "E: no such package\nquickstart: apt-get cannot install python3-venv\n" in done.stderr
 
 
-def test_an_old_python_is_refused(tmp_path: Path) -> None:
+def test_an_old_python_is_refused(script: Path, tmp_path: Path) -> None:
     stub(tmp_path / "python", "test \"$1\" = --version && echo 'Python 3.9.2' && exit 0\nexit 1")
-    done = run("--once", str(tmp_path / "new"), PYTHON=str(tmp_path / "python"))
+    done = run(script, "--once", str(tmp_path / "new"), PYTHON=str(tmp_path / "python"))
     assert done.returncode == 69 and "Python 3.9.2 is too old" in done.stderr
 
 
-def test_a_directory_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_environment_is_left_alone(script: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
-    done = run("--once", str(tmp_path))
+    done = run(script, "--once", str(tmp_path))
     assert done.returncode == 64 and "is no virtual environment" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 @pytest.mark.parametrize("arguments", [["--twice"], ["--port"], ["--port", "x"], ["--port", "123456"]])
-def test_a_wrong_command_line(arguments: list[str]) -> None:
-    done = run(*arguments)
+def test_a_wrong_command_line(script: Path, arguments: list[str]) -> None:
+    done = run(script, *arguments)
     assert done.returncode == 64 and done.stderr.startswith("quickstart: ")
 
 
-def test_help() -> None:
-    done = run("--help")
+def test_help(script: Path) -> None:
+    done = run(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith("quickstart [--once]") and "#" not in done.stdout
 
 
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     needs("shellcheck")
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
