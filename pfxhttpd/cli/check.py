@@ -7,14 +7,8 @@ import os
 import sys
 from typing import Mapping
 
-from pfxhttpd.config import source
-from pfxhttpd.config.load import load
+from pfxhttpd.cli import configuration
 from pfxhttpd.config.problem import Invalid
-from pfxhttpd.config.unsupported import unsupported
-from pfxhttpd.exchange import template
-
-CONFIGURATION = 78
-"""EX_CONFIG, sysexits.h."""
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -28,12 +22,10 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """`PATH: ok` on standard output, or the mistakes on standard error."""
     try:
-        path = options.config or source.search(environ.get("HOME", ""), os.getcwd())
-        problems = unsupported(load(path, options.format, environ, [template.check]).settings)
-        if problems:
-            raise Invalid(problems)
+        path = configuration.path(options, environ)
+        configuration.servable(path, options.format, environ)
     except Invalid as invalid:
         print(invalid, file=sys.stderr)
-        return CONFIGURATION
+        return os.EX_CONFIG
     print(f"{path}: ok")
-    return 0
+    return os.EX_OK

@@ -8,15 +8,12 @@ import re
 import sys
 from typing import Any, Mapping
 
-from pfxhttpd.config import schema, source
+from pfxhttpd.cli import configuration
+from pfxhttpd.config import schema
 from pfxhttpd.config.load import load
 from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.render import as_yaml
-from pfxhttpd.exchange import template
 from pfxhttpd.exchange.redact import REDACTED, names_secret
-
-CONFIGURATION = 78
-"""EX_CONFIG, sysexits.h."""
 
 _TELLING = re.compile(r"auth|cookie|token|key|secret|pass|pwd|cred|sign?|session|jwt", re.IGNORECASE)
 """In the name of a header or of a query's parameter: its value is hidden. Hiding one too many does no harm."""
@@ -39,13 +36,13 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """The document on standard output, or the mistakes on standard error."""
     try:
-        path = options.config or source.search(environ.get("HOME", ""), os.getcwd())
-        document = load(path, options.format, environ, [template.check]).document
+        path = configuration.path(options, environ)
+        document = load(path, options.format, environ, configuration.CHECKS).document
     except Invalid as invalid:
         print(invalid, file=sys.stderr)
-        return CONFIGURATION
+        return os.EX_CONFIG
     sys.stdout.write(rendered(document))
-    return 0
+    return os.EX_OK
 
 
 def rendered(document: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from pfxhttpd.config import build, entries, environment, listeners, merge, schema, source
@@ -49,13 +49,15 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
     merge.fill(server, schema.at(("server",)) or {})
     merge.derive(root, len(os.sched_getaffinity(0)))
 
-    secrets = Secrets(os.path.dirname(os.path.abspath(file)), environ)
+    told = {problem[:-1] for problem in map(astuple, problems)}
+    secrets = Secrets(os.path.dirname(file), environ)
     built: dict[str, dict[str, Entry]] = {}
     for kind, section in SECTIONS.items():
         nodes = root.value[section].value
         built[kind] = {name: build.entry(kind, name, node, secrets) for name, node in nodes.items()}
         for name, node in nodes.items():
-            problems += _checked(node, built[kind][name], checks)
+            # What is known to be wrong already is not told again in other words.
+            problems += [problem for problem in _checked(node, built[kind][name], checks) if astuple(problem)[:-1] not in told]
     problems += secrets.problems
     if problems:
         raise Invalid(problems)

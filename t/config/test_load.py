@@ -286,3 +286,12 @@ def test_checks_from_above_also_see_entries_with_other_mistakes() -> None:
     assert seen[0].status_codes == {200}, "what is wrong has its default"
     assert [str(problem).split(": ")[1] for problem in caught.value.problems] == [
         'socket_maps."a.b".status_code', 'socket_maps."a.b".payload', "socket_maps.c.payload", "socket_maps.c.target", "dovecot_sasl.s.payload"]
+
+
+def test_a_value_known_to_be_wrong_is_not_told_again_by_a_check_from_above() -> None:
+    text = SAME["yaml"].replace('s: {target: "http://h/"', 's: {target: "ftp://h/"')
+    with pytest.raises(Invalid) as caught:
+        load_text(text, "f", "yaml", {}, [lambda entry: [("target", "one"), ("target", "two")]])
+    assert [(problem.path, problem.message) for problem in caught.value.problems] == [
+        ("socket_maps.defaults.target", "one"), ("socket_maps.defaults.target", "two"),
+        ("dovecot_sasl.s.target", "expected a URL that begins with http:// or https://")]
