@@ -32,6 +32,9 @@ TYPE = "table"
 Tell = Callable[[int, int, int, int, int], None]
 """Is told entries, bytes, hits, misses and evictions after every change."""
 
+Item = tuple[bytes, str, str | None, float]
+"""(key, name of the entry, value or None to forget what is there, time of writing)."""
+
 _TIMEVAL = struct.pack("@ll", 0, int(LIMIT * 1_000_000))
 
 
@@ -47,10 +50,12 @@ class Table:
         self._entries: OrderedDict[bytes, tuple[float, str, str]] = OrderedDict()
         self._bytes = self._hits = self._misses = self._evictions = 0
 
-    def put(self, items: Iterable[tuple[bytes, str, str, float]], most: int) -> None:
-        """Remember (key, name of the entry, value, time of writing) items; `most` entries stay."""
+    def put(self, items: Iterable[Item], most: int) -> None:
+        """Remember the items; `most` entries stay."""
         for key, name, value, written in items:
             self._forget(key)
+            if value is None:
+                continue
             self._entries[key] = (written, name, value)
             self._bytes += _size(name, value)
         while len(self._entries) > most or self._bytes > MOST_BYTES:
@@ -144,7 +149,7 @@ class Store:
         self._table = ""
         self._not_before = 0.0
 
-    def put(self, items: list[tuple[bytes, str, str, float]], most: int) -> None:
+    def put(self, items: list[Item], most: int) -> None:
         self._call("put", items, most)
 
     def get(self, key: bytes, ttl: float) -> str | None:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 
 from pfxhttpd.config.settings import ResponseCache
-from pfxhttpd.outside.store import Store
+from pfxhttpd.outside.store import Item, Store
 
 BATCH = 64
 """Writes that go out at once, whatever their age."""
@@ -26,8 +26,8 @@ class Memory:
     def __init__(self, store: Store, rule: ResponseCache) -> None:
         self._store, self._rule = store, rule
         self._fresh = min(rule.ttl / 4, 5.0)
-        self._pending: list[tuple[bytes, str, str, float]] = []
-        self._recent: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._pending: list[Item] = []
+        self._recent: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
 
     @property
     def enabled(self) -> bool:
@@ -37,8 +37,11 @@ class Memory:
     def pending(self) -> bool:
         return bool(self._pending)
 
-    def remember(self, key: bytes, entry: str, value: str) -> None:
-        """Have a good answer stored, unless this worker has stored the same one just now."""
+    def remember(self, key: bytes, entry: str, value: str | None) -> None:
+        """Have a good answer stored, unless this worker has stored the same one just now.
+
+        None: the backend has no answer any more, and an older one must not come back in an outage.
+        """
         now = time.monotonic()
         recent = self._recent
         known = recent.get(key)

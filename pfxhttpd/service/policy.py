@@ -53,8 +53,9 @@ class Checks:
                 cached = "miss" if action is None else "hit"
                 log.info("Backend failed", **trace.fields, policy=entry.name, reason=failure.reason, cache=cached)
             return entry.failure_action if action is None else action
-        if verdict.cacheable and memory.enabled:
-            memory.remember(self._key(entry, attributes), entry.name, verdict.action)
+        if memory.enabled:
+            kept = verdict.action if verdict.cacheable else None
+            memory.remember(self._key(entry, attributes), entry.name, kept)
         if verdict.problem and log.info:
             log.info("No valid action", **trace.fields, policy=entry.name, reason=verdict.problem)
         return verdict.action

@@ -57,8 +57,9 @@ class Lookups:
                 cached = "miss" if value is None else "hit"
                 log.info("Backend failed", **trace.fields, map=entry.name, reason=failure.reason, cache=cached)
             return failure_reply(failure) if value is None else Reply(OK, value)
-        if verdict.cacheable and memory.enabled:
-            memory.remember(cachekey.of_map(entry.name, key), entry.name, verdict.reply.text)
+        if memory.enabled:
+            kept = verdict.reply.text if verdict.cacheable else None
+            memory.remember(cachekey.of_map(entry.name, key), entry.name, kept)
         if verdict.problem and log.info:
             log.info("Lookup refused", **trace.fields, map=entry.name, reason=verdict.problem)
         return verdict.reply
