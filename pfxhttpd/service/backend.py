@@ -6,7 +6,7 @@ import gzip
 import time
 from typing import Callable, Mapping, Protocol, TypeVar
 
-from requests import Request, Session, exceptions
+from requests import Request, Response, Session, exceptions
 from requests.utils import get_environ_proxies
 from urllib3.util import parse_url
 
@@ -124,8 +124,20 @@ class Backend:
         finally:
             self._watch.end()
         return Answer(
-            response.status_code, response.headers if self._wants_headers else _NO_HEADERS, response.content
+            response.status_code, _headers(response) if self._wants_headers else _NO_HEADERS, response.content
         )
+
+
+def _headers(response: Response) -> dict[str, str]:
+    """The headers that name an account or a reason. Raises `BackendFailure` where one is there twice: joined by a
+    comma, as HTTP libraries do, they would name an account that nobody has."""
+    found: dict[str, str] = {}
+    for name, value in getattr(response, "raw_headers", None) or ():
+        key = name.decode("latin-1").lower()
+        if key in found and key.startswith("auth-"):
+            raise BackendFailure(f"backend sent {key} twice")
+        found[key] = value.decode("latin-1").strip()
+    return found or {name.lower(): value for name, value in response.headers.items()}
 
 
 def _failure(error: exceptions.RequestException) -> BackendFailure:
