@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from kit import daemon
 from kit.needs import needs
+from pfxhttpd.__main__ import parser
 
 TREE = Path(__file__).resolve().parents[1]
 PAGES = sorted((TREE / "man").glob("*.[0-9]"))
@@ -103,6 +106,44 @@ def test_no_key_is_described_that_is_not_declared() -> None:
     known |= {("LISTENERS", "worker_pool"), ("ENTRIES", "backend_oidc_auth"), ("ENTRIES", "sasl_oidc_auth")}
     described = {(section, key) for section, keys in items(CONFIGURATION).items() for key in keys}
     assert described - known == set()
+
+
+def test_the_page_says_whether_tokens_can_be_used(tmp_path: Path) -> None:
+    """It has to change when that does."""
+    (tmp_path / "pfxhttp.yml").write_text("""
+server: {listen: [{kind: socket_map, name: m, port: 23450}]}
+socket_maps:
+  m:
+    target: http://127.0.0.1/
+    value_field: a
+    backend_oidc_auth: {enabled: true, configuration_uri: "https://127.0.0.1/", client_id: me, client_secret: s}
+""")
+    done = daemon.run("--config", str(tmp_path / "pfxhttp.yml"), "check")
+    impossible = "not possible in this version" in done.stderr
+    assert done.returncode == (78 if impossible else 0), done.stderr
+    assert ("not possible in this\nversion" in CONFIGURATION.read_text()) == impossible
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {name.removeprefix("-") for action in parser._actions for name in action.option_strings if name.startswith("--")}
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (action,) = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def test_every_command_and_option_is_described() -> None:
+    told = (TREE / "man/pfxhttpd.8").read_text()
+    top = parser()
+    commands = commands_of(top)
+    assert len(commands) > 5
+    for name, command in {"": top, **commands}.items():
+        assert not name or re.search(rf"^\.It Cm {name}\b", told, re.MULTILINE), f"{name} is not described"
+        for option in options_of(command) - ({"-help"} if name else set()):
+            assert re.search(rf"Fl {option}\b", told), f"{name} {option} is not described"
+    for name in commands_of(commands["cache"]):
+        assert f".It Cm cache {name}" in told
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

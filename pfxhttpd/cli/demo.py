@@ -166,9 +166,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             file.write_text(CONFIGURATION.substitute(numbers, directory=directory))
             print(GUIDE.substitute(numbers, configuration=file, source=demo_backend.__file__,
                                    program=f"{program()} --config {file}"), flush=True)
-            return serve.serve_configured(argparse.Namespace(**{**vars(options), "config": str(file), "format": "yaml",
-                                                   "daemon": False, "pidfile": None}),
-                             own_environment(environ))
+            own = {**vars(options), "config": str(file), "format": "yaml", "daemon": False, "pidfile": None}
+            return serve.serve_configured(argparse.Namespace(**own), own_environment(environ))
     except NoBackend as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return CANNOT_BIND
