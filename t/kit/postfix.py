@@ -1,7 +1,7 @@
 """A private Postfix in a temporary directory: own configuration, queue, data and log, smtpd on a free loopback port.
 
 The machine's own instance, in /etc/postfix, is neither read nor touched. Needs root, as Postfix does. The master
-runs as a child of the test, in the foreground, and so cannot outlive it.
+runs under a keeper that ends it when the test ends, killed or not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kit import leash, ports
+from kit import ports
 
 MAIN = """\
 compatibility_level = 3.6
@@ -64,6 +64,16 @@ tlsmgr unix - - n 1000? 1 tlsmgr
 postlog unix-dgram n - n - 1 postlogd
 """
 
+KEEPER = """\
+exec 3<&0
+"$@" </dev/null 3<&- &
+master=$!
+{ read -r _; kill "$master"; } <&3 &
+wait "$master"
+"""
+"""Ends the master when its own standard input ends: with the test, however that ends. A signal of the kernel's at the
+parent's death (kit.leash) would not do, since the master changes its user id, which cancels it (prctl(2))."""
+
 
 class Postfix:
     """`main` are lines for main.cf. With `smtpd=False` nothing is started: enough for `postmap`."""
@@ -105,12 +115,11 @@ class Postfix:
             raise RuntimeError(f"postfix check failed: {check.stderr}")
         programs = self._postconf("daemon_directory")
         self._master = subprocess.Popen(
-            [f"{programs}/master", "-c", str(self.config), "-s"],
-            stdin=subprocess.DEVNULL,
+            ["sh", "-c", KEEPER, "keeper", f"{programs}/master", "-c", str(self.config), "-s"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
         )
         deadline = time.monotonic() + timeout
         while True:
@@ -159,7 +168,8 @@ class Postfix:
     def stop(self) -> None:
         """Ends every process of the instance and removes its directory; without effect the second time."""
         if self._master is not None:
-            self._master.terminate()
+            assert self._master.stdin
+            self._master.stdin.close()
             try:
                 self._master.wait(10)
             except subprocess.TimeoutExpired:
