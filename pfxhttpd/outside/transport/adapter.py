@@ -2,87 +2,89 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
 from collections import OrderedDict
-from typing import Any, Mapping
+from typing import Any, Hashable, Mapping, NamedTuple, Protocol
 
-import httptools
 from requests import PreparedRequest, Response, exceptions
-from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.utils import select_proxy
+from requests.adapters import BaseAdapter
+from requests.utils import prepend_scheme_if_needed, select_proxy
+from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from pfxhttpd.outside.transport.dial import dial, proxy_credentials
-from pfxhttpd.outside.transport.reply import Heard, Reply
+from pfxhttpd.outside.transport.line import Line
+from pfxhttpd.outside.transport.reply import MAX_BODY, Heard, Reply, TooLarge
+from pfxhttpd.outside.transport.request import Prepared
 
-MAX_BODY = 10 * 1024 * 1024
-READ = 65536
+__all__ = ["Prepared", "Quota", "TooLarge", "Transport"]
 
-
-class Prepared(PreparedRequest):
-    """A prepared request with its head rendered, to be sent many times with another body each time.
-
-    Set `body`; whoever changes `method`, `url` or `headers` calls `render` afterwards.
-    """
-
-    head: bytes = b""
-    origin: tuple[str, str, int] = ("", "", 0)
-
-    @classmethod
-    def of(cls, request: PreparedRequest) -> Prepared:
-        made = cls()
-        made.__dict__.update(request.__dict__)
-        made.render()
-        return made
-
-    def render(self, proxied: bool = False, extra: Mapping[str, str] | None = None) -> None:
-        """Render the head, all but Content-Length. `proxied`: the request line names the whole URL (RFC 9112 §3.2.2)."""
-        url = parse_url(self.url)
-        host = url.host or ""
-        port = url.port or (443 if url.scheme == "https" else 80)
-        self.origin = (url.scheme or "http", host.strip("[]"), port)
-        where = f"{host}:{url.port}" if url.port else host
-        target = f"{url.scheme}://{where}{self.path_url}" if proxied else self.path_url
-        lines = [f"{self.method} {target} HTTP/1.1"]
-        headers = {**(self.headers or {}), **(extra or {})}
-        if not any(name.lower() == "host" for name in headers):
-            lines.append(f"Host: {where}")
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                lines.append(f"{_text(name)}: {_text(value)}")
-        self.head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n"
+DEFAULT_TIMEOUT = 60.0
+EXPIRY = 1.0
+"""Seconds between looks for connections that were idle for too long, while others are in use."""
 
 
-def _text(value: str | bytes) -> str:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return value if value.isascii() else value.encode("utf-8").decode("latin-1")
+class Quota(Protocol):
+    """Who says how many connections to an origin there may be; `outside.quota` is the one that does."""
+
+    linger: float
+    """Seconds that an unused connection may be kept at most, since another worker may want it."""
+
+    def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
+        """Waits for a place among the origin's connections. Raises `TimeoutError` at `deadline`."""
+
+    def release(self, place: Any) -> None: ...
+
+    def wanted(self, place: Any) -> bool:
+        """Somebody waits for a place like this one."""
 
 
-class _Line:
-    """A connection that is kept, and when it was last used (monotonic seconds)."""
+class _Unlimited:
+    linger = float("inf")
 
-    __slots__ = ("sock", "used")
+    def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
+        return None
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.used = sock, 0.0
+    def release(self, place: Any) -> None:
+        pass
+
+    def wanted(self, place: Any) -> bool:
+        return False
+
+
+class _Kept(NamedTuple):
+    """A connection, its place in the quota, and when it was last used (monotonic seconds)."""
+
+    line: Line
+    place: Any
+    used: float
 
 
 class Transport(BaseAdapter):
     """Mount it on a `requests.Session` for both schemes.
 
-    `context` holds for every `https` origin (trust, client certificate, versions); the `verify` and `cert` of a
-    request are not looked at. `idle` is how long an unused connection is kept, in seconds, `lines` how many.
-    A proxy that itself speaks TLS or SOCKS goes through the stock adapter: rare, and not worth a second way.
+    `context` holds for every `https` origin and proxy (trust, client certificate, versions); the `verify` and `cert`
+    of a request are not looked at. `idle` is how long an unused connection is kept, in seconds, `lines` how many are,
+    `limit` how many bytes a body may have. A transport belongs to one thread of one process.
     """
 
-    def __init__(self, context: ssl.SSLContext, idle: float = 90.0, lines: int = 20, limit: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        idle: float = 90.0,
+        lines: int = 20,
+        limit: int = MAX_BODY,
+        quota: Quota | None = None,
+    ) -> None:
         super().__init__()
-        self._context, self._idle, self._most, self._limit = context, idle, max(1, lines), limit
-        self._kept: OrderedDict[object, _Line] = OrderedDict()
-        self._stock: _Stock | None = None
+        context.set_alpn_protocols(["http/1.1"])
+        self._quota = quota or _Unlimited()
+        self._context, self._most, self._limit = context, max(1, lines), limit
+        self._idle = min(idle, self._quota.linger)
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._proxies: dict[str, Url] = {}
+        self._expiry = 0.0
 
     def send(
         self,
@@ -93,144 +95,149 @@ class Transport(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """One exchange. `timeout` is the deadline for all of it, in seconds.
+        """One exchange; any method but HEAD and CONNECT, and a body of bytes or text.
 
         Raises `requests.exceptions.Timeout`, `SSLError`, `ProxyError`, `ConnectionError`, `ChunkedEncodingError`,
-        `ContentDecodingError`, and `TooLarge`. A kept connection that turns out dead before a byte of the response
-        is replaced once, within the same deadline (RFC 9112 §9.3.1 calls for the retry; the first try was never
-        answered).
+        `ContentDecodingError`, `InvalidProxyURL`, `InvalidHeader`, and `TooLarge`. A kept connection that turns out
+        dead before a byte of the response is replaced once, within the same deadline (RFC 9112 section 9.3.1).
         """
-        proxy = None
-        if proxies:
-            chosen = select_proxy(request.url, proxies)
-            if chosen:
-                proxy = parse_url(chosen)
-                if proxy.scheme != "http":
-                    return self._by_stock(request, timeout, proxies)
-        deadline = time.monotonic() + (timeout if timeout is not None else 60.0)
+        deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout)
         if not isinstance(request, Prepared):
             request = Prepared.of(request)
-        if proxy and request.origin[0] == "http":
-            request.render(proxied=True, extra=proxy_credentials(proxy))
+        head, key, proxy = request.head, request.origin, None
+        if proxies:
+            proxy = self._proxy(request, proxies)
+            if proxy:
+                key = (request.origin, proxy)
+                if request.origin[0] == "http":
+                    head = request.head_through_proxy(proxy_credentials(proxy))
         body = request.body or b""
         if isinstance(body, str):
             body = body.encode()
-        if body or request.method not in ("GET", "HEAD"):
-            message = b"%bContent-Length: %d\r\n\r\n%b" % (request.head, len(body), body)
+        if body or request.method != "GET":
+            message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         else:
-            message = request.head + b"\r\n"
-        key = (request.origin, proxy) if proxy else request.origin
-        line = self._line(key)
-        if line is not None:
+            message = head + b"\r\n"
+        kept = self._take(key)
+        if kept:
             try:
-                return self._exchange(key, line, request, message, deadline)
+                return self._exchange(key, kept, request, message, deadline)
             except _Dead:
                 pass
-        line = _Line(dial(*request.origin, deadline, self._context, proxy))
         try:
-            return self._exchange(key, line, request, message, deadline)
+            return self._exchange(key, self._open(request.origin, deadline, proxy), request, message, deadline)
         except _Dead as dead:
             raise exceptions.ConnectionError(f"{request.origin[1]} closed the connection without an answer") from dead
+
+    # -- what is kept -------------------------------------------------------------------------------------------
 
     @property
     def holds(self) -> int:
         """How many connections are kept."""
         return len(self._kept)
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which `expire` is to be called if nothing was sent; None when nothing is kept."""
+        return self._idle if self._kept else None
+
     def expire(self, now: float) -> None:
         """Close the connections that nobody has used for long enough."""
-        for key in [key for key, line in self._kept.items() if now - line.used > self._idle]:
-            self._kept.pop(key).sock.close()
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))
+            if now - kept.used < self._idle:
+                break
+            del self._kept[key]
+            self._drop(kept)
+        self._expiry = now + EXPIRY
 
     def close(self) -> None:
         while self._kept:
-            self._kept.popitem()[1].sock.close()
-        if self._stock:
-            self._stock.close()
+            self._drop(self._kept.popitem()[1])
 
-    def _line(self, key: object) -> _Line | None:
-        line = self._kept.pop(key, None)
-        if line is not None and time.monotonic() - line.used > self._idle:
-            line.sock.close()
+    def _take(self, key: Hashable) -> _Kept | None:
+        kept = self._kept.pop(key, None)
+        if kept is None:
             return None
-        return line
+        if time.monotonic() - kept.used < self._idle and kept.line.quiet:
+            return kept
+        self._drop(kept)
+        return None
 
-    def _exchange(self, key: object, line: _Line, request: Prepared, message: bytes, deadline: float) -> Response:
-        sock, reply = line.sock, Reply(self._limit)
+    def _open(self, origin: tuple[str, str, int], deadline: float, proxy: Url | None) -> _Kept:
         try:
-            _send(sock, message, deadline)
-            _receive(sock, reply, deadline)
-            heard = Heard(reply, request, request.url)
+            place = self._quota.acquire(origin, deadline)
+        except TimeoutError as error:
+            raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
+        try:
+            return _Kept(dial(origin, deadline, self._context, proxy), place, 0.0)
         except BaseException:
-            sock.close()
+            self._quota.release(place)
             raise
-        if reply.reusable and not reply.surplus:
-            line.used = time.monotonic()
-            self._kept[key] = line
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)[1].sock.close()
-        else:
-            sock.close()
-        return heard
 
-    def _by_stock(self, request: PreparedRequest, timeout: Any, proxies: Mapping[str, str]) -> Response:
-        if self._stock is None:
-            self._stock = _Stock(self._context)
-        return self._stock.send(request, timeout=timeout, verify=True, proxies=proxies)
+    def _drop(self, kept: _Kept) -> None:
+        kept.line.close()
+        self._quota.release(kept.place)
+
+    def _keep(self, key: Hashable, kept: _Kept) -> None:
+        now = time.monotonic()
+        self._kept[key] = kept._replace(used=now)
+        if len(self._kept) > self._most:
+            self._drop(self._kept.popitem(last=False)[1])
+        if now > self._expiry:
+            self.expire(now)
+
+    # -- one exchange -------------------------------------------------------------------------------------------
+
+    def _exchange(self, key: Hashable, kept: _Kept, request: Prepared, message: bytes, deadline: float) -> Response:
+        line, reply, again = kept.line, Reply(self._limit), False
+        try:
+            line.put(message)
+            _hear(line, reply, deadline)
+            again = reply.reusable and not reply.surplus and line.sent and not self._quota.wanted(kept.place)
+            return Heard(reply, request)
+        finally:
+            if again:
+                self._keep(key, kept)
+            else:
+                self._drop(kept)
+
+    def _proxy(self, request: Prepared, proxies: Mapping[str, str]) -> Url | None:
+        chosen = select_proxy(request.url, proxies)
+        if not chosen:
+            return None
+        proxy = self._proxies.get(chosen)
+        if proxy is None:
+            try:
+                proxy = parse_url(prepend_scheme_if_needed(chosen, "http"))
+            except LocationParseError as error:
+                raise exceptions.InvalidProxyURL("the proxy's URL is malformed") from error
+            if proxy.scheme not in ("http", "https") or not proxy.host:
+                raise exceptions.InvalidProxyURL(f"no way through a proxy of scheme {proxy.scheme}")
+            self._proxies[chosen] = proxy
+        return proxy
 
 
 class _Dead(Exception):
     """The connection broke before a byte of the response had come."""
 
 
-class _Stock(HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
-
-
-def _send(sock: socket.socket, message: bytes, deadline: float) -> None:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise exceptions.ConnectTimeout("no time was left to send the request")
-    try:
-        sock.settimeout(left)
-        sock.sendall(message)
-    except TimeoutError as error:
-        raise exceptions.ReadTimeout("sending the request took too long") from error
-    except OSError:
-        # The peer may have answered and closed without reading all of it; what it said, if anything, is read next.
-        pass
-
-
-def _receive(sock: socket.socket, reply: Reply, deadline: float) -> None:
+def _hear(line: Line, reply: Reply, deadline: float) -> None:
+    """Feed the reply what arrives until it is complete."""
     while not reply.complete:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise exceptions.ReadTimeout("the answer took too long")
         try:
-            sock.settimeout(left)
-            data = sock.recv(READ)
+            data = line.get(deadline)
         except TimeoutError as error:
             raise exceptions.ReadTimeout("the answer took too long") from error
+        except ssl.SSLError as error:
+            raise exceptions.SSLError(f"TLS broke: {error.reason or error}") from error
         except OSError as error:
             if not reply.begun:
                 raise _Dead from error
             raise exceptions.ConnectionError(f"the connection broke: {error.strerror or error}") from error
         if data:
-            try:
-                reply.feed(data)
-            except httptools.HttpParserError as error:
-                broken = exceptions.ChunkedEncodingError if reply.headed else exceptions.ConnectionError
-                raise broken(f"the answer is no HTTP: {error}") from error
-        elif not reply.begun:
+            reply.feed(data)
+        elif reply.begun:
+            reply.end()
+        else:
             raise _Dead
-        elif not reply.end():
-            broken = exceptions.ChunkedEncodingError if reply.headed else exceptions.ConnectionError
-            raise broken("the answer ended too early")

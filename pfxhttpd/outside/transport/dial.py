@@ -1,58 +1,154 @@
 """A new connection to a backend, straight or through a proxy, by a deadline.
 
-urllib3 does what is easy to get wrong: TLS, host name checks, CONNECT. Resolving and connecting are done here because
-its timeouts start anew for every address tried, and because getaddrinfo(3) has none.
+getaddrinfo(3) has no timeout, and the stock way starts its timeouts anew for every address tried, for every line of a
+proxy's answer; so each step is done here, with what is left of the time.
 """
 
 from __future__ import annotations
 
+import base64
 import queue
 import socket
 import ssl
 import threading
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from requests import exceptions
-from requests.auth import _basic_auth_str
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-from urllib3.exceptions import ProxyError as TunnelError
-from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.util import Url
 
+from pfxhttpd.outside.transport.line import Line, Plain, Secure
+from pfxhttpd.outside.transport.reply import MAX_BODY, Reply
+
 Address = tuple[Any, ...]
+
+
+def dial(origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, proxy: Url | None) -> Line:
+    """A line on which a request to the origin can be put; TLS is up for `https`.
+
+    With a proxy: its tunnel for `https`, itself for `http` (the request then names the whole URL).
+    Raises `requests.exceptions.ConnectTimeout`, `SSLError`, `ProxyError`, `ConnectionError`.
+    """
+    scheme, host, port = origin
+    if proxy is None:
+        line: Line = Plain(connect(host, port, deadline))
+    else:
+        line = _through(proxy, origin, deadline, context)
+    return _secured(line, context, host, deadline) if scheme == "https" else line
+
+
+def _through(proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext) -> Line:
+    """A line to the proxy, or through it when the origin's own TLS is to follow."""
+    name = (proxy.host or "").strip("[]")
+    try:
+        line: Line = Plain(connect(name, proxy.port or (443 if proxy.scheme == "https" else 80), deadline))
+        if proxy.scheme == "https":
+            line = _secured(line, context, name, deadline)
+        if origin[0] == "https":
+            _tunnel(line, origin, proxy, deadline)
+        return line
+    except (exceptions.Timeout, exceptions.ProxyError):
+        raise
+    except exceptions.ConnectionError as error:
+        raise exceptions.ProxyError(f"proxy: {error}") from error
+
+
+def _secured(below: Line, context: ssl.SSLContext, host: str, deadline: float) -> Line:
+    up = False
+    try:
+        line = Secure(below, context, host.rstrip("."))
+        line.handshake(deadline)
+        up = True
+        return line
+    except ssl.SSLError as error:
+        raise exceptions.SSLError(f"TLS with {host} failed: {_why(error)}") from error
+    except TimeoutError as error:
+        raise exceptions.ConnectTimeout(f"TLS with {host} took too long") from error
+    except (OSError, ValueError) as error:
+        raise exceptions.ConnectionError(f"TLS with {host} failed: {error}") from error
+    finally:
+        if not up:
+            below.close()
+
+
+def _why(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    return error.reason or str(error)
+
+
+def proxy_credentials(proxy: Url) -> dict[str, str]:
+    """The header that names us to the proxy (RFC 9110 section 11.7.2); empty when its URL names nobody."""
+    if not proxy.auth:
+        return {}
+    user, _, password = proxy.auth.partition(":")
+    known = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+    return {"Proxy-Authorization": f"Basic {known}"}
+
+
+def _tunnel(line: Line, origin: tuple[str, str, int], proxy: Url, deadline: float) -> None:
+    """Ask for a tunnel (RFC 9110 section 9.3.6). On an error the line is closed."""
+    _, host, port = origin
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
+    head += [f"{name}: {value}" for name, value in proxy_credentials(proxy).items()]
+    reply, opened = Reply(MAX_BODY), False
+    try:
+        line.put("\r\n".join([*head, "", ""]).encode("latin-1"))
+        while not reply.headed:
+            data = line.get(deadline)
+            if not data:
+                raise exceptions.ProxyError("the proxy closed the connection instead of opening a tunnel")
+            reply.feed(data)
+        if not 200 <= reply.status < 300:
+            raise exceptions.ProxyError(f"the proxy refused a tunnel to {host}: status {reply.status}")
+        if reply.raw or reply.surplus:
+            raise exceptions.ProxyError("the proxy sent more than its answer")
+        opened = True
+    except exceptions.ProxyError:
+        raise
+    except exceptions.RequestException as error:
+        raise exceptions.ProxyError(f"the proxy gave no tunnel to {host}: {error}") from error
+    except TimeoutError as error:
+        raise exceptions.ConnectTimeout(f"the proxy's tunnel to {host} took too long") from error
+    except OSError as error:
+        raise exceptions.ProxyError(f"the proxy gave no tunnel to {host}: {error.strerror or error}") from error
+    finally:
+        if not opened:
+            line.close()
 
 
 def resolve(host: str, port: int, deadline: float) -> list[Address]:
     """getaddrinfo(3), given up at `deadline` (monotonic seconds). A thread waits on in the background, for the
     resolver's own timeout at most; only a worker that opens a new connection to a name pays for one.
 
-    Raises `requests.exceptions.ConnectTimeout`, `OSError`.
+    Raises `requests.exceptions.ConnectTimeout`, `requests.exceptions.ConnectionError`.
     """
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass
     found: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def ask(flags: int = 0) -> None:
         try:
-            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
         except (OSError, UnicodeError) as mishap:
             found.put(mishap)
 
-    threading.Thread(target=ask, daemon=True, name="resolver").start()
-    try:
-        answer = found.get(timeout=max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        raise exceptions.ConnectTimeout(f"resolving {host} took too long") from None
+    ask(socket.AI_NUMERICHOST)
+    answer = found.get()
+    if isinstance(answer, OSError):
+        try:
+            threading.Thread(target=ask, daemon=True, name="resolver").start()
+            answer = found.get(timeout=max(0.0, deadline - time.monotonic()))
+        except RuntimeError as error:
+            raise exceptions.ConnectionError(f"cannot resolve {host}: {error}") from error
+        except queue.Empty:
+            raise exceptions.ConnectTimeout(f"resolving {host} took too long") from None
     if isinstance(answer, Exception):
         raise exceptions.ConnectionError(f"cannot resolve {host}: {answer}") from answer
     return answer
 
 
-def open_socket(host: str, port: int, deadline: float, options: Any) -> socket.socket:
+def connect(host: str, port: int, deadline: float) -> socket.socket:
     """A TCP connection to the first address of `host` that takes one. An address that does not answer gets its
     share of the time left, so that a dead IPv6 route does not use up what IPv4 needs.
 
@@ -64,80 +160,21 @@ def open_socket(host: str, port: int, deadline: float, options: Any) -> socket.s
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        sock = socket.socket(family, kind, protocol)
         try:
-            for option in options or ():
-                sock.setsockopt(*option)
-            sock.settimeout(left / (len(addresses) - index))
-            sock.connect(address)
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
-            return sock
+            return _connected(socket.socket(family, kind, protocol), address, left / (len(addresses) - index))
         except OSError as error:
-            sock.close()
             mishap = error
     if mishap is None or isinstance(mishap, TimeoutError):
         raise exceptions.ConnectTimeout(f"connecting to {host} port {port} took too long")
     raise exceptions.ConnectionError(f"cannot connect to {host} port {port}: {mishap.strerror or mishap}")
 
 
-class _Plain(HTTPConnection):
-    deadline = 0.0
-
-    def _new_conn(self) -> socket.socket:
-        return open_socket(self._dns_host, self.port, self.deadline, self.socket_options)
-
-
-class _Secure(HTTPSConnection):
-    deadline = 0.0
-
-    def _new_conn(self) -> socket.socket:
-        return open_socket(self._dns_host, self.port, self.deadline, self.socket_options)
-
-
-def proxy_credentials(proxy: Url) -> dict[str, str]:
-    if not proxy.auth:
-        return {}
-    user, _, password = proxy.auth.partition(":")
-    return {"Proxy-Authorization": _basic_auth_str(user, password)}
-
-
-def dial(
-    scheme: str, host: str, port: int, deadline: float, context: ssl.SSLContext | None, proxy: Url | None
-) -> socket.socket:
-    """A socket on which a request to the origin can be written; TLS is up for `https`.
-
-    With a proxy: its tunnel for `https`, itself for `http` (the request line then names the whole URL).
-    Raises `requests.exceptions.ConnectTimeout`, `SSLError`, `ProxyError`, `ConnectionError`.
-    """
-    near_host, near_port = (proxy.host or "", proxy.port or 80) if proxy else (host, port)
-    connection: _Plain | _Secure
-    if scheme == "https":
-        connection = _Secure(near_host, near_port, ssl_context=context)
-        if proxy:
-            connection.set_tunnel(host, port, headers=proxy_credentials(proxy), scheme="http")
-    else:
-        connection = _Plain(near_host, near_port)
-    connection.deadline = deadline
+def _connected(sock: socket.socket, address: Address, patience: float) -> socket.socket:
     try:
-        connection.connect()
-    except exceptions.RequestException as error:
-        if proxy and not isinstance(error, exceptions.Timeout):
-            raise exceptions.ProxyError(str(error)) from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(patience)
+        sock.connect(address)
+        return sock
+    except BaseException:
+        sock.close()
         raise
-    except (UrllibSSLError, ssl.SSLError) as error:
-        connection.close()
-        raise exceptions.SSLError(f"TLS with {host} failed: {error}") from error
-    except TimeoutError as error:
-        connection.close()
-        raise exceptions.ConnectTimeout(f"TLS with {host} took too long") from error
-    except TunnelError as error:
-        connection.close()
-        raise exceptions.ProxyError(str(error)) from error
-    except (HTTPError, OSError) as error:
-        connection.close()
-        if proxy:
-            raise exceptions.ProxyError(f"the proxy gave no tunnel to {host}: {error}") from error
-        raise exceptions.ConnectionError(f"connecting to {host} failed: {error}") from error
-    sock = connection.sock
-    connection.sock = None
-    return sock

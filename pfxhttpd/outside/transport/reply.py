@@ -1,4 +1,4 @@
-"""One HTTP response as it arrives (RFC 9112), bounded in head and body, and decoded (RFC 9110 §8.4)."""
+"""One HTTP response as it arrives (RFC 9112), bounded in head and body, and decoded (RFC 9110 section 8.4)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import zlib
 from functools import cached_property
 
 import httptools
-from requests import Response, exceptions
+from requests import PreparedRequest, Response, exceptions
 from requests.cookies import RequestsCookieJar
-from requests.models import REDIRECT_STATI
 from requests.structures import CaseInsensitiveDict
 
-MAX_HEAD = 256 * 1024
+MAX_HEAD = 64 * 1024
 """Bytes of status line and headers, interim responses included."""
+MAX_BODY = 10 * 1024 * 1024
+"""Bytes of a body, as it is and decompressed."""
+MAX_MEMBERS = 100
+"""Streams in one gzip body: each costs a fresh decompressor, however few bytes it holds."""
 
 
 class TooLarge(exceptions.RequestException):
@@ -22,44 +25,57 @@ class TooLarge(exceptions.RequestException):
 class Reply:
     """The protocol object that httptools fills. One per request; `complete` once the final response is whole."""
 
-    __slots__ = ("parser", "limit", "status", "reason", "headers", "chunks", "size", "head", "begun", "headed",
-                 "complete", "reusable", "sized", "surplus")
+    __slots__ = (
+        "parser", "limit", "status", "reason", "headers", "raw", "heard",
+        "headed", "sized", "complete", "reusable", "surplus",
+    )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
+        """`limit` is how many bytes the body may have."""
         self.parser = httptools.HttpResponseParser(self)
         self.limit = limit
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.chunks: list[bytes] = []
-        self.size = self.head = 0
-        self.begun = self.headed = self.complete = self.reusable = self.sized = self.surplus = False
+        self.raw: bytes | bytearray = b""
+        self.heard = 0
+        self.headed = self.sized = self.complete = self.reusable = self.surplus = False
+
+    @property
+    def begun(self) -> bool:
+        """A byte has come."""
+        return self.heard > 0
 
     def feed(self, data: bytes) -> None:
-        """Raises `httptools.HttpParserError` for what is no HTTP, `TooLarge`."""
-        if not self.headed:
-            self.head += len(data)
-            if self.head > MAX_HEAD + self.limit:
-                raise TooLarge("the response's head does not end")
-        self.begun = True
+        """Raises `requests.exceptions.ConnectionError` for what is no HTTP head, `ChunkedEncodingError` for a body
+        whose framing is broken, `TooLarge`."""
+        self.heard += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, TooLarge):
-                raise error.__context__ from None
-            raise
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
             if not self.complete:
-                raise
+                raise self._named(error) from error
             self.surplus = True
-        if not self.headed and self.head > MAX_HEAD:
-            raise TooLarge("the response's head does not end")
+        # Chunk sizes, extensions and trailers are no body, but may not go on for ever either.
+        if self.heard > MAX_HEAD and not self.headed or self.heard > 2 * self.limit + MAX_HEAD:
+            raise TooLarge("the response does not end" if self.headed else "the response's head does not end")
 
-    def end(self) -> bool:
-        """The peer closed. True if that is how this response ends: no length was given and it is not chunked."""
-        if self.headed and not self.complete and not self.sized:
+    def _named(self, error: httptools.HttpParserError) -> exceptions.RequestException:
+        if isinstance(error.__context__, exceptions.RequestException):
+            return error.__context__
+        kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
+        return kind(f"the answer is no HTTP: {error}")
+
+    def end(self) -> None:
+        """The peer closed. That completes a response without a length; any other is cut short.
+
+        Raises `requests.exceptions.ConnectionError`, `ChunkedEncodingError`.
+        """
+        if self.headed and not self.sized:
             self.complete = True
-        return self.complete
+        else:
+            kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
+            raise kind("the answer ended too early")
 
     # -- what httptools calls -----------------------------------------------------------------------------------
 
@@ -68,25 +84,30 @@ class Reply:
             self.surplus = True
 
     def on_status(self, reason: bytes) -> None:
-        if not self.complete:
+        if not self.headed:
             self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.complete:
+        """Trailers are no headers (RFC 9110 section 6.5.1), nor is what follows the response."""
+        if not self.headed:
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.complete:
+        if self.headed:
             return
         status = self.parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100 or status == 101:
+            raise exceptions.ConnectionError(f"the answer's status is {status}, which answers nothing we asked")
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise exceptions.ConnectionError(f"the answer is HTTP {self.parser.get_http_version()}")
+        if status < 200:
             return
         self.status, self.headed = status, True
         for name, value in self.headers:
             name = name.lower()
             if name == b"content-length":
                 self.sized = True
-                if int(value) > self.limit:
+                if int(value) > self.limit and status not in (204, 304):
                     raise TooLarge(f"the response's body has {int(value)} bytes")
             elif name == b"transfer-encoding":
                 self.sized = True
@@ -94,10 +115,14 @@ class Reply:
     def on_body(self, data: bytes) -> None:
         if self.complete:
             return
-        self.size += len(data)
-        if self.size > self.limit:
+        if not self.raw:
+            self.raw = data
+        elif type(self.raw) is bytes:
+            self.raw = bytearray(self.raw + data)
+        else:
+            self.raw += data
+        if len(self.raw) > self.limit:
             raise TooLarge("the response's body is too large")
-        self.chunks.append(data)
 
     def on_message_complete(self) -> None:
         if self.complete:
@@ -113,7 +138,7 @@ class Reply:
 
     def body(self) -> bytes:
         """The body, its content coding undone. Raises `TooLarge`, `requests.exceptions.ContentDecodingError`."""
-        raw = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        raw = bytes(self.raw)
         for name, value in self.headers:
             if len(name) == 16 and name.lower() == b"content-encoding":
                 return decoded(raw, value.strip().lower(), self.limit)
@@ -136,8 +161,9 @@ def decoded(raw: bytes, coding: bytes, limit: int) -> bytes:
 
 
 def _inflate(raw: bytes, window: int, limit: int) -> bytes:
+    """All streams in a row (RFC 1952 section 2.2); what follows them and does not begin like one is padding."""
     whole = b""
-    while True:
+    for _ in range(MAX_MEMBERS):
         stream = zlib.decompressobj(window)
         whole += stream.decompress(raw, limit + 1 - len(whole))
         if len(whole) > limit:
@@ -147,13 +173,17 @@ def _inflate(raw: bytes, window: int, limit: int) -> bytes:
         raw = stream.unused_data
         if not raw.startswith(b"\x1f\x8b"):
             return whole
+    raise zlib.error(f"more than {MAX_MEMBERS} streams")
 
 
 class Heard(Response):
     """A `requests.Response` that is complete when made. What a lookup does not look at is made when somebody does:
     the cookie jar and the header mapping are 15 of the 20 microseconds that the stock constructor takes."""
 
-    def __init__(self, reply: Reply, request: object, url: str) -> None:
+    is_redirect = False
+    """Nothing here follows redirects, and `Session.send` would read the Location of one that it is not to follow."""
+
+    def __init__(self, reply: Reply, request: PreparedRequest) -> None:
         self._content = reply.body()
         self._content_consumed = True
         self._next = None
@@ -162,28 +192,24 @@ class Heard(Response):
         self.raw = None
         self.encoding = None
         self.request = request
-        self.url = url
+        self.url = request.url
         self.connection = None
-        self.raw_headers = reply.headers
-        self._reason = reply.reason
+        self._raw_headers = reply.headers
+        self._raw_reason = reply.reason
 
     @cached_property
     def reason(self) -> str:
-        return self._reason.decode("latin-1")
+        return self._raw_reason.decode("latin-1")
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:
-        joined: dict[str, tuple[str, str]] = {}
-        for raw_name, raw_value in self.raw_headers:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            kept = joined.get(name.lower())
-            joined[name.lower()] = (kept[0], f"{kept[1]}, {value}") if kept else (name, value)
-        return CaseInsensitiveDict(joined.values())
+        joined: dict[bytes, tuple[bytes, list[bytes]]] = {}
+        for name, value in self._raw_headers:
+            joined.setdefault(name.lower(), (name, []))[1].append(value.rstrip(b" \t"))
+        return CaseInsensitiveDict(
+            (name.decode("latin-1"), b", ".join(values).decode("latin-1")) for name, values in joined.values()
+        )
 
     @cached_property
     def cookies(self) -> RequestsCookieJar:
         return RequestsCookieJar()
-
-    @property
-    def is_redirect(self) -> bool:
-        return self.status_code in REDIRECT_STATI and "location" in self.headers
