@@ -93,7 +93,9 @@ class Answer:
     raw: bytes | None = None
     """Sent instead of a response, as it is; what `then` says follows."""
     trailing: bytes = b""
-    """Sent right after the response, on the same connection."""
+    """Sent after the response, on the same connection."""
+    trailing_after: float = 0.0
+    """Seconds between the response and `trailing`."""
     hold: str = ""
     delay: float = 0.0
     trickle: float = 0.0

@@ -300,7 +300,10 @@ class Server:
             talk.sendall(head)
             self._send(talk, body, answer.trickle)
         else:
-            self._send(talk, head + body + answer.trailing, answer.trickle)
+            self._send(talk, head + body, answer.trickle)
+        if answer.trailing:
+            self._stopping.wait(answer.trailing_after)
+            talk.sendall(answer.trailing)
         return self._end(talk, "close" if answer.framing == "close" else answer.then)
 
     def _send(self, talk: socket.socket, data: bytes, trickle: float) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kit import ports
-from kit.backend import Answer, Backend
+from kit.backend import Answer, Backend, Series
 from kit.configuration import policy, socket_map
 from kit.site import Site
 
@@ -195,6 +195,18 @@ def test_bytes_after_an_answer_are_no_answer(site: Site, backend: Backend):
     backend.answer("/bad", json=GOOD, trailing=forged)
     with site.client() as client:
         for _ in range(10):
+            assert client.ask("bad", "some key") == "OK x"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"408 Request Timeout"])
+def test_an_answer_to_no_question_is_not_taken(site: Site, backend: Backend, status: bytes):
+    """Some backends say 408 on an idle connection before they close it; it answers nothing that was asked."""
+    unasked = b'HTTP/1.1 %b\r\nContent-Length: 20\r\n\r\n{"result": "forged"}' % status
+    backend.answer("/bad", Series((Answer(json=GOOD, trailing=unasked, trailing_after=0.05), Answer(json=GOOD))))
+    with site.client() as client:
+        assert client.ask("bad", "some key") == "OK x"
+        assert client.quiet(0.3)
+        for _ in range(3):
             assert client.ask("bad", "some key") == "OK x"
 
 
