@@ -58,7 +58,7 @@ MAPS: Mapping[str, Mapping[str, Any]] = {
     "demo_aliases": ALIASES,
 }
 DOWN = {"outage@example.com"}
-"""Keys that are answered as a database that is down would be."""
+"""Keys and users that are answered as if the database were down."""
 BROKEN = {"wrong@example.com": "this mailbox cannot be looked up"}
 """Keys whose answer is an error that asking again does not cure."""
 
@@ -160,6 +160,8 @@ class Api(BaseHTTPRequestHandler):
 
     def _login(self, question: Mapping[str, Any]) -> None:
         user, password = text_of(question, "username").lower(), text_of(question, "password")
+        if user in DOWN:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the database is down")
         right = hmac.compare_digest(hashed(password), LOGINS.get(user, b""))
         if not right:
             self._answer({"error": "refused"}, HTTPStatus.FORBIDDEN, {"Auth-Status": "Invalid username or password"})

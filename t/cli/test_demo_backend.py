@@ -84,6 +84,7 @@ def test_a_greylisted_attempt_may_come_again_later() -> None:
     ("alice@example.com", "Wonderland", 403, {"Auth-Status": "Invalid username or password"}),
     ("nobody@example.com", "", 403, {"Auth-Status": "Invalid username or password"}),
     ("bob@example.org", "builder", 403, {"Auth-Status": "Account is locked"}),
+    ("outage@example.com", "wonderland", 503, {}),
     ("bob@example.org", "guess", 403, {"Auth-Status": "Invalid username or password"}),
 ])
 def test_logins(connection: http.client.HTTPConnection, user: str, password: str, status: int,

@@ -62,6 +62,12 @@ def test_a_login_whose_password_comes_from_standard_input(running: Daemon, passw
     assert (done.stdout, done.stderr, done.returncode) == (shown, "", code)
 
 
+def test_a_login_while_the_api_is_down(running: Daemon) -> None:
+    done = daemon.run("--config", str(own_file(running)), "query", "--sasl", "demo_sasl", "outage@example.com", input="x\n")
+    assert (done.stdout, done.returncode) == ("", 75)
+    assert re.fullmatch(r"pfxhttpd: inet:127\.0\.0\.1:\d+.*(closed|reset).*\n", done.stderr), done.stderr
+
+
 def test_its_configuration_is_valid_and_the_server_obeys_the_other_commands(running: Daemon) -> None:
     for command in ("check", "status", "reload"):
         done = daemon.run("--config", str(own_file(running)), command)
