@@ -95,7 +95,7 @@ class Answer:
     trailing: bytes = b""
     """Sent after the response, on the same connection."""
     trailing_after: float = 0.0
-    """Seconds between the response and `trailing`."""
+    """Seconds between the response and `trailing`; 0 sends both in one piece."""
     hold: str = ""
     delay: float = 0.0
     trickle: float = 0.0

@@ -300,8 +300,9 @@ class Server:
             talk.sendall(head)
             self._send(talk, body, answer.trickle)
         else:
-            self._send(talk, head + body, answer.trickle)
-        if answer.trailing:
+            at_once = b"" if answer.trailing_after else answer.trailing
+            self._send(talk, head + body + at_once, answer.trickle)
+        if answer.trailing_after:
             self._stopping.wait(answer.trailing_after)
             talk.sendall(answer.trailing)
         return self._end(talk, "close" if answer.framing == "close" else answer.then)
