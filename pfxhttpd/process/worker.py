@@ -18,7 +18,6 @@ import select
 import signal
 import socket
 import ssl
-import struct
 import time
 from dataclasses import dataclass
 from typing import Callable, Mapping
@@ -55,7 +54,6 @@ FLUSH_PAUSE = 0.01
 PROBE_GRACE = 10.0
 """Seconds past its timeout after which a probe counts as lost with its worker."""
 
-_AT_ONCE = struct.pack("ii", 1, 0)
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
@@ -371,7 +369,6 @@ class Worker:
             self._close(f"malformed request: {error}")
             return
         except HangUp as error:
-            self._reset()
             self._close(error.reason)
             return
         except Exception as error:  # no input may end a worker: a defect of ours costs one connection
@@ -434,13 +431,6 @@ class Worker:
             say("Connection closed", **trace.fields(self._client), **given)
         os.close(self._fd)
         self._let_go()
-
-    def _reset(self) -> None:
-        """Have the close that follows reach the client as a reset. After a plain one over TCP, Postfix writes its next
-        request into the dead connection, and one more user gets a 454 (seen with Postfix 3.7)."""
-        with socket.socket(fileno=os.dup(self._fd)) as sock:
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
     def _let_go(self) -> None:
         self._client = None
