@@ -11,7 +11,7 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 
 MAX_HEAD = 64 * 1024
-"""Bytes of status line and headers, interim responses included."""
+"""Bytes of header names and values; of everything before the body, twice that."""
 MAX_BODY = 10 * 1024 * 1024
 """Bytes of a body, as it is and decompressed."""
 MAX_MEMBERS = 100
@@ -57,7 +57,7 @@ class Reply:
                 raise self._named(error) from error
             self.surplus = True
         # Chunk sizes, extensions and trailers are no body, but may not go on for ever either.
-        if self.heard > MAX_HEAD and not self.headed or self.heard > 2 * self.limit + MAX_HEAD:
+        if self.heard > 2 * MAX_HEAD and (not self.headed or self.heard > 2 * (MAX_HEAD + self.limit)):
             raise TooLarge("the response does not end" if self.headed else "the response's head does not end")
 
     def _named(self, error: httptools.HttpParserError) -> exceptions.RequestException:
@@ -103,7 +103,9 @@ class Reply:
         if status < 200:
             return
         self.status, self.headed = status, True
+        weight = 0
         for name, value in self.headers:
+            weight += len(name) + len(value)
             name = name.lower()
             if name == b"content-length":
                 self.sized = True
@@ -111,6 +113,8 @@ class Reply:
                     raise TooLarge(f"the response's body has {int(value)} bytes")
             elif name == b"transfer-encoding":
                 self.sized = True
+        if weight > MAX_HEAD:
+            raise TooLarge(f"the response's headers have {weight} bytes")
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
@@ -183,6 +187,9 @@ class Heard(Response):
     is_redirect = False
     """Nothing here follows redirects, and `Session.send` would read the Location of one that it is not to follow."""
 
+    raw_headers: list[tuple[bytes, bytes]]
+    """Each as it came; `headers` joins those of one name."""
+
     def __init__(self, reply: Reply, request: PreparedRequest) -> None:
         self._content = reply.body()
         self._content_consumed = True
@@ -194,7 +201,7 @@ class Heard(Response):
         self.request = request
         self.url = request.url
         self.connection = None
-        self._raw_headers = reply.headers
+        self.raw_headers = reply.headers
         self._raw_reason = reply.reason
 
     @cached_property
@@ -204,7 +211,7 @@ class Heard(Response):
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:
         joined: dict[bytes, tuple[bytes, list[bytes]]] = {}
-        for name, value in self._raw_headers:
+        for name, value in self.raw_headers:
             joined.setdefault(name.lower(), (name, []))[1].append(value.rstrip(b" \t"))
         return CaseInsensitiveDict(
             (name.decode("latin-1"), b", ".join(values).decode("latin-1")) for name, values in joined.values()
