@@ -6,7 +6,7 @@ import gzip
 import time
 from typing import Callable, Mapping, Protocol, TypeVar
 
-from requests import Request, Response, Session, exceptions
+from requests import Request, Session, exceptions
 from requests.utils import get_environ_proxies
 from urllib3.util import parse_url
 
@@ -16,6 +16,7 @@ from pfxhttpd.exchange.answer import Answer, BackendFailure
 from pfxhttpd.exchange.template import payload_of, target_of
 from pfxhttpd.exchange.login import OwnCredentials
 from pfxhttpd.outside.transport.adapter import Prepared
+from pfxhttpd.outside.transport.reply import Heard
 from pfxhttpd.service.fuse import Fuse
 
 Verdict = TypeVar("Verdict")
@@ -128,16 +129,16 @@ class Backend:
         )
 
 
-def _headers(response: Response) -> dict[str, str]:
-    """The headers that name an account or a reason. Raises `BackendFailure` where one is there twice: joined by a
-    comma, as HTTP libraries do, they would name an account that nobody has."""
+def _headers(response: Heard) -> dict[str, str]:
+    """The headers by name, in small letters. Raises `BackendFailure` where one that names an account or a reason is
+    there twice: joined by a comma, as HTTP libraries do, they would name an account that nobody has."""
     found: dict[str, str] = {}
-    for name, value in getattr(response, "raw_headers", None) or ():
+    for name, value in response.raw_headers:
         key = name.decode("latin-1").lower()
         if key in found and key.startswith("auth-"):
             raise BackendFailure(f"backend sent {key} twice")
-        found[key] = value.decode("latin-1").strip()
-    return found or {name.lower(): value for name, value in response.headers.items()}
+        found[key] = value.strip(b" \t").decode("latin-1")  # as text, UTF-8 would lose bytes that look like blanks
+    return found
 
 
 def _failure(error: exceptions.RequestException) -> BackendFailure:
