@@ -10,7 +10,8 @@ from pfxhttpd.config.lines import Lines
 from pfxhttpd.config.node import DEEPEST, Node, Path
 from pfxhttpd.config.problem import Invalid, Place, Problem
 
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
+# The closing quote is optional so that an endless string is one token, not searched for again at each of its quotes.
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 
 
 def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:

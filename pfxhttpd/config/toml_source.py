@@ -18,20 +18,17 @@ def parse(text: str, file: str) -> tuple[Node | None, list[Problem]]:
     """The tree (None when the file holds nothing) and no mistakes. Raises Invalid when it is not TOML, or a key is given twice."""
     lines = Lines(text, file)
     scan = Scan(text, lines)
+    scan.run()
+    if scan.too_deep:
+        raise Invalid([Problem(*scan.too_deep, "", f"not valid TOML: nested more than {DEEPEST} levels deep")])
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        scan.run()
         raise Invalid(scan.problems or [_syntax(str(error), text, lines)]) from None
-    except RecursionError:
-        raise Invalid([Problem(*lines.place(0), "", f"not valid TOML: nested more than {DEEPEST} levels deep")]) from None
     except ValueError:  # Python's own limit on the digits of an int
         raise Invalid([Problem(*lines.place(0), "", "not valid TOML: a number with too many digits")]) from None
     if not values:
         return None, []
-    scan.run()
-    if scan.too_deep:
-        raise Invalid([Problem(*scan.too_deep, "", f"not valid TOML: nested more than {DEEPEST} levels deep")])
     return _node(values, (), lines.place(0), scan), scan.problems
 
 

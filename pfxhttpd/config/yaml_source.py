@@ -99,7 +99,7 @@ class _Reader:
         node = Node(None, path, at, key)
         self._left -= 1
         if self._left < 0:
-            raise Invalid([node.wrong(f"the aliases of this file expand to more than {MOST_VALUES} values")])
+            raise Invalid([node.wrong(f"more than {MOST_VALUES} values, aliases expanded, which no configuration needs")])
         if len(path) > DEEPEST:
             raise Invalid([Problem(*at, "", f"not valid YAML: nested more than {DEEPEST} levels deep (an alias of itself?)")])
         if isinstance(source, yaml.MappingNode) and source.tag == _CORE + "map":
