@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +178,23 @@ def test_a_death_after_the_first_byte_is_not_retried(site: Site, backend: Backen
     assert site.ask("series", "k") == "OK x"
     assert site.ask("series", "k").startswith("TEMP ")
     assert backend.count("/series") == 2
+
+
+def test_connections_per_host_are_bounded_across_workers():
+    with Backend() as own, Site(
+        {"held": socket_map(own.url("/held"))}, workers=4, http_client={"max_connections_per_host": 2}
+    ) as site, contextlib.ExitStack() as stack:
+        own.answer("/held", json={"result": "x"}, hold="bound")
+        clients = [stack.enter_context(site.client()) for _ in range(4)]
+        for client in clients:
+            client.send("held", "k")
+        own.wait_requests(2)
+        with pytest.raises(TimeoutError):
+            own.wait_requests(3, timeout=0.5)
+        assert own.connections() == 2
+        own.release("bound")
+        assert [client.reply() for client in clients] == ["OK x"] * 4
+        assert own.open_connections() <= 2
 
 
 def test_idle_connections_are_closed_in_time(backend: Backend):
