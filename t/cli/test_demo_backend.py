@@ -144,10 +144,13 @@ def test_it_runs_alone_until_interrupted() -> None:
 
 
 def test_as_a_child_it_leaves_when_its_input_ends() -> None:
-    with alone(str(ports.free()), "--child", stdin=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline() == b"ready\n"
+    number = ports.free()
+    with alone(str(number), "--child", stdin=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdin
+        connection = http.client.HTTPConnection("127.0.0.1", number, timeout=10)
+        assert ask(connection, "/policy", {"sender": ""})[0] == 200, "an interrupt is its parent's affair"
+        connection.close()
         process.stdin.close()
         assert process.wait(10) == 0
 

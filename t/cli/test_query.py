@@ -8,14 +8,14 @@ import io
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kit import ports
-from pfxhttpd.cli import query
+from pfxhttpd.cli import postfix_side, query
 from pfxhttpd.config.load import load_text
 
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t7\nCUID\t1\nCOOKIE\t00\nDONE\n"
@@ -161,7 +161,7 @@ def test_a_request_attribute_of_ones_own_is_kept() -> None:
     assert server.heard == b"sender=a\nrequest=other\n\n"
 
 
-@pytest.mark.parametrize("answer", [b"", b"action=OK\n", b"\n\n", b"OK\n\n", b"a=b\naction=OK\n\n"])
+@pytest.mark.parametrize("answer", [b"", b"action=OK\n", b"\n\n", b"OK\n\n", b"a=b\naction=OK\n\n", b"action=OK\na=b\n\n"])
 def test_a_policy_reply_that_is_none_is_temporary(answer: bytes) -> None:
     with scripted(b"\n\n", answer) as (_, where):
         assert ask("--address", where, "--policy", "p", "sender=a") == 75
@@ -189,6 +189,17 @@ def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, c
     start, response = exchange.rsplit("\tresp=", 1)
     assert start.split("\t")[:4] == ["AUTH", "1", "PLAIN", "service=smtp"]
     assert base64.b64decode(response) == b"\0alice\0wonder land"
+
+
+@pytest.mark.parametrize("take, whole", [
+    (postfix_side.socketmap_reply, netstring(b"OK 1,2,")),
+    (postfix_side.policy_reply, b"action=DEFER x\n\n"),
+    (postfix_side.sasl_greeting, GREETING.replace(b"SPID", b"COOKIE\tDONE\nDONE \nSPID")),
+    (postfix_side.sasl_reply, b"FAIL\t2\nOK\t1\tuser=alice\n"),
+])
+def test_a_reply_is_there_when_it_is_whole_and_not_before(take: Callable[[bytes], object], whole: bytes) -> None:
+    assert [take(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
+    assert take(whole) is not None and take(whole) == take(whole + b"more")
 
 
 @pytest.mark.usefixtures("typed")
