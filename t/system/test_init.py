@@ -268,3 +268,48 @@ def test_the_lsb_header_is_complete() -> None:
     for key in ("Provides", "Required-Start", "Required-Stop", "Default-Start", "Default-Stop", "Short-Description"):
         assert f"# {key}:" in header
     assert shutil.which("sh")
+
+
+# What the unit forbids, as the kernel enforces it
+
+PR_SET_MDWE, REFUSE_EXEC_GAIN = 65, 1
+
+
+def test_it_serves_with_nothing_writable_and_no_new_code(api: Backend, tmp_path: Path) -> None:
+    """ProtectSystem=strict and MemoryDenyWriteExecute, without a systemd: a mount namespace that is read-only but for
+    the runtime directory, and prctl(2) PR_SET_MDWE."""
+    needs("root", "unshare")
+    runtime, port = tmp_path / "run", ports.free()
+    runtime.mkdir()
+    config = configuration(
+        listener("socket_map", "m", port), socket_maps={"m": socket_map(api.url("/map"))},
+        runtime_directory=str(runtime), response_cache={"enabled": True},
+    )
+    file = tmp_path / "pfxhttp.yml"
+    file.write_text(yaml.safe_dump(config))
+    confine = (
+        "import ctypes, os, sys\n"
+        f"assert ctypes.CDLL(None).prctl({PR_SET_MDWE}, {REFUSE_EXEC_GAIN}, 0, 0, 0) == 0, 'no PR_SET_MDWE here'\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    mounts = (
+        f"mount --bind / / && mount --bind {runtime} {runtime} && mount -o remount,ro,bind / && "
+        f"! touch {tmp_path}/written 2>/dev/null && "
+        'exec "$0" -c "$1" "$0" -m pfxhttpd --config "$2" run'
+    )
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", mounts, sys.executable, confine, str(file)], env=clean_environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=leash.die_with_parent,
+    )
+    log = Log(process.stdout)
+    try:
+        log.wait_for("Ready", 20)
+        with SocketMap(("127.0.0.1", port)) as client:
+            assert client.ask("m", "x") == "OK mapped"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert "level=ERROR" not in log.text
+    finally:
+        process.kill()
+        process.wait()
