@@ -76,8 +76,7 @@ class Stream:
     def _open_again(self, descriptor: int) -> None:
         """Opens a description of our own that does not block; the given one is shared with whoever started us."""
         try:
-            self._descriptor = os.open(f"/proc/self/fd/{descriptor}",
-                                       os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             self._write = self._write_file
         except OSError:  # no /proc, or somebody else's terminal or pipe
             self._descriptor = os.dup(descriptor)
@@ -132,7 +131,7 @@ class Syslog:
         self._socket = self._connected()
 
     def _connected(self) -> socket.socket:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             channel.connect(self._path)
         except OSError:

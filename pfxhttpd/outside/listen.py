@@ -88,7 +88,7 @@ def _resolve(listener: Listener, host: str) -> tuple[int, tuple]:
 
 
 def _bind_tcp(family: int, address: tuple, backlog: int, only_ipv6: bool) -> socket.socket:
-    door = Listening(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    door = Listening(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -127,7 +127,7 @@ def _bind_unix(listener: Listener, backlog: int) -> socket.socket:
         raise ListenError(f"cannot listen on {listener.where}: the path is longer than {LONGEST_PATH} bytes")
     owner = (_id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
              _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid))
-    door = Listening(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    door = Listening(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     made = False
     try:
         _remove_stale(listener)

@@ -94,7 +94,7 @@ def _connected(address: str) -> socket.socket | None:
     """The connected socket, None where there is none to be had. `@` stands for an abstract name's first byte."""
     if address[:1] not in ("/", "@"):
         return None
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         channel.connect("\0" + address[1:] if address[0] == "@" else address)
     except OSError:

@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from typing import Iterator
 
 
+class StillWaiting(Exception):
+    """Not TimeoutError, which is an OSError and so is caught by the code that is tried."""
+
+
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in the middle of whatever the main thread waits for once the time is up."""
+    """Raises StillWaiting in the middle of whatever the main thread waits for once the time is up."""
 
     def ring(number: int, frame: object) -> None:
-        raise TimeoutError(f"still waiting after {seconds} s")
+        raise StillWaiting(f"after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

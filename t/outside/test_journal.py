@@ -18,6 +18,7 @@ from typing import Iterator
 import pytest
 from kit import logfmt
 from kit.child import in_child
+from kit.deadline import deadline
 from kit.needs import needs
 
 from pfxhttpd.config.settings import Logging
@@ -30,6 +31,12 @@ HALF = "x" * 486
 def write_quarter(log: Journal, number: int = 0) -> None:
     """Logs a line of which four fill the smallest pipe, with no room for a shorter one."""
     log.info("Line", number=number % 10, filler=HALF, more=HALF)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    with deadline(20):
+        yield
 
 
 @pytest.fixture()

@@ -11,9 +11,16 @@ from typing import Iterator
 
 import pytest
 from kit.child import in_child
+from kit.deadline import deadline
 from kit.needs import needs
 
 from pfxhttpd.outside.notify import Notifier
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    with deadline(20):
+        yield
 
 
 class Manager:

@@ -12,7 +12,7 @@ _LIBC.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _SET_DUMPABLE, _CAPBSET_READ, _CAPBSET_DROP = 4, 23, 24
 _GET_DUMPABLE = 3
 _SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
-_CAP_AMBIENT, _AMBIENT_IS_SET, _AMBIENT_CLEAR_ALL = 47, 1, 4
+_CAP_AMBIENT, _AMBIENT_IS_SET = 47, 1
 _HIGHEST_CAPABILITY = 63
 _CAPABILITY_VERSION = 0x20080522  # two words of 32 bits each, linux/capability.h
 
@@ -73,8 +73,7 @@ def capabilities() -> tuple[int, int, int, int]:
 
 
 def clear_capabilities() -> None:
-    """Empties the effective, permitted, inheritable and ambient sets. Anybody may; nobody gets them back."""
-    _prctl(_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    """Empties the effective, permitted and inheritable sets; the ambient one goes with them (capabilities(7))."""
     if _LIBC.capset(ctypes.byref(_Header(_CAPABILITY_VERSION, 0)), (_Word * 2)()):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
