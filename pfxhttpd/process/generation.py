@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Mapping
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
+from pfxhttpd.exchange.secrets import secrets
 from pfxhttpd.outside import handoff, listen, trust
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.scoreboard import TARGETS
@@ -139,17 +140,6 @@ def prepare(
     return Generation(number, settings, own, context, doors, places, targets, most)
 
 
-def secrets(settings: Settings) -> set[str]:
-    """What no log line may show, wherever it turns up."""
-    found = set()
-    for entries in settings.entries.values():
-        for entry in entries.values():
-            found.update(value for name, value in entry.headers if name.lower() in ("authorization", "cookie"))
-            for oidc in (entry.backend_oidc, entry.sasl_oidc):
-                found.update((oidc.client_secret, oidc.private_key))
-    return found - {""}
-
-
 def _door(
     listener: Listener,
     settings: Settings,
@@ -170,13 +160,19 @@ def _door(
 
 
 def _targets(settings: Settings, previous: Generation | None) -> dict[str, int]:
-    """The scoreboard's row of each target: the one it had, or one that no target has now."""
+    """The scoreboard's row of each target: the one it had, or the next one behind all that are in use.
+
+    A worker of the previous generation may still have something to say of a target that is gone, so that target's row
+    goes to another only when there is no other left.
+    """
     wanted = {entry.target for entries in settings.entries.values() for entry in entries.values()}
     if len(wanted) > TARGETS:
         raise Refused(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
-    kept = {target: row for target, row in (previous.targets if previous else {}).items() if target in wanted}
-    free = iter(sorted(set(range(TARGETS)) - set(kept.values())))
-    return kept | {target: next(free) for target in sorted(wanted - set(kept))}
+    before = previous.targets if previous else {}
+    kept = {target: row for target, row in before.items() if target in wanted}
+    latest = max(before.values(), default=-1)
+    free = sorted(set(range(TARGETS)) - set(kept.values()), key=lambda row: (row in before.values(), row <= latest, row))
+    return kept | dict(zip(sorted(wanted - set(kept)), free))
 
 
 def _pool_of(listener: Listener) -> str:
