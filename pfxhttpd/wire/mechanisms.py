@@ -71,6 +71,8 @@ class Mechanism:
 
 def decode(text: bytes) -> bytes:
     """The bytes that `text` writes in base64 (RFC 4648, 4; padding required, nothing else allowed). Raises BadMessage."""
+    if len(text) % 4 or text.endswith(b"==="):  # more padding than is needed, which Python allows before 3.13
+        raise BadMessage("bad base64")
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:

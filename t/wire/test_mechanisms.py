@@ -19,7 +19,7 @@ def test_base64(text, message):
 
 
 @pytest.mark.parametrize("text", [
-    b"=", b"==", b"Y", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"YW=I", b" YQ==", b"YQ==\r", b"YQ\n==", b"Y*==", b"YQ==\x00", b"-_-_", b"\xff\xff\xff\xff", b"\x01t==",
+    b"=", b"==", b"Y", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"YWJj=", b"YWJj====", b"YW=I", b" YQ==", b"YQ==\r", b"YQ\n==", b"Y*==", b"YQ==\x00", b"-_-_", b"\xff\xff\xff\xff", b"\x01t==",
 ])
 def test_base64_that_is_not(text):
     with pytest.raises(BadMessage):
