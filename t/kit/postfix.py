@@ -15,8 +15,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from kit import ports
 
@@ -75,10 +76,32 @@ wait "$master"
 parent's death (kit.leash) would not do, since the master changes its user id, which cancels it (prctl(2))."""
 
 
-class Postfix:
-    """`main` are lines for main.cf. With `smtpd=False` nothing is started: enough for `postmap`."""
+class Smtpd(NamedTuple):
+    """One more smtpd, with settings of its own ("name = value") and perhaps chrooted into the queue directory."""
 
-    def __init__(self, main: Iterable[str] = (), *, smtpd: bool = True, timeout: float = 30.0) -> None:
+    settings: tuple[str, ...] = ()
+    chroot: bool = False
+
+    def line(self, port: int) -> str:
+        """Its entry in master.cf."""
+        options = "".join(f"\n    -o {{ {setting} }}" for setting in self.settings)
+        return f"127.0.0.1:{port} inet n - {'y' if self.chroot else 'n'} - - smtpd{options}\n"
+
+
+class Postfix:
+    """`main` are lines for main.cf. With `smtpd=False` nothing is started: enough for `postmap`.
+
+    `others` are more smtpds by a name of the test's choice; `ports` tells where they listen.
+    """
+
+    def __init__(
+        self,
+        main: Iterable[str] = (),
+        *,
+        smtpd: bool = True,
+        others: Mapping[str, Smtpd] | None = None,
+        timeout: float = 30.0,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="postfix-"))
         self.directory.chmod(0o755)
         self.config = self.directory / "etc"
@@ -89,7 +112,9 @@ class Postfix:
         os.chown(self.directory / "data", owner.pw_uid, owner.pw_gid)
         self._main = MAIN.format(directory=self.directory)
         self.configure(main)
-        self._write("master.cf", MASTER.format(port=self.port))
+        self.ports = {name: ports.free() for name in others or {}}
+        more = "".join(other.line(self.ports[name]) for name, other in (others or {}).items())
+        self._write("master.cf", MASTER.format(port=self.port) + more)
         self._master: subprocess.Popen[bytes] | None = None
         if smtpd:
             try:
@@ -159,9 +184,10 @@ class Postfix:
         text = b"".join((key if isinstance(key, bytes) else key.encode()) + b"\n" for key in keys)
         return subprocess.run([*arguments, "-", table], input=text, capture_output=True, timeout=timeout)
 
-    def smtp(self, timeout: float = 30.0) -> smtplib.SMTP:
-        """A client that has said EHLO to smtpd."""
-        client = smtplib.SMTP("127.0.0.1", self.port, "client.example.test", timeout)
+    def smtp(self, other: str = "", timeout: float = 30.0) -> smtplib.SMTP:
+        """A client that has said EHLO to smtpd, or to one of the others."""
+        port = self.ports[other] if other else self.port
+        client = smtplib.SMTP("127.0.0.1", port, "client.example.test", timeout)
         client.ehlo()
         return client
 
