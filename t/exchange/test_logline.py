@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -125,6 +126,31 @@ def test_long_values_are_cut_with_a_mark(json_form: bool) -> None:
     back = read(json_form, form(json_form).encode("", "INFO", "m", {"key": "k " * 50_000, "client": "c"}))
     assert back["key"] == "k " * (VALUE // 2) + "[+99000 cut]"
     assert back["client"] == "c"
+
+
+def test_the_bound_of_a_value_is_one_of_bytes() -> None:
+    back = read(False, form(False).encode("", "INFO", "m", {"v": "\u00fc" * 900, "w": '"' * 900}))
+    assert back["v"] == "\u00fc" * (VALUE // 2) + "[+400 cut]" and back["w"] == '"' * (VALUE // 2) + "[+400 cut]"
+
+
+@pytest.mark.parametrize("json_form", [False, True])
+def test_a_line_is_bounded_however_full_it_is(json_form: bool) -> None:
+    for size in range(900):
+        fields = {"a": "x" * 980, "b": "x" * 980, "c": "x" * 980, "d": "x" * 990, "e": "x" * size}
+        read(json_form, form(json_form).encode(STAMP, "INFO", "m", fields))
+
+
+def test_messages_that_never_come_again_are_not_kept() -> None:
+    once = form(False)
+    once.encode("", "INFO", "first", {})
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            once.encode("", "INFO", f"{number} " + "x" * 500, {})
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 600_000
 
 
 def test_a_cut_never_goes_through_an_escape() -> None:

@@ -15,6 +15,7 @@ SECRET = "Zq7secretless0Xw"
 SHAPES = [
     "Authorization: Bearer {}",
     "authorization: {}",
+    "Authorization: Bearer short and then {}",
     "Proxy-Authorization: Custom a b {}",
     "Cookie: a=b; session={}",
     "('Authorization', 'Bearer {}')",
