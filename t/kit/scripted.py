@@ -184,15 +184,13 @@ class Scripted:
 
 
 def _request(talk: socket.socket, head_only: bool) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
+    data = bytearray()
+    while (end := data.find(b"\r\n\r\n")) < 0:
         data += _some(talk)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = next(_lengths(head), 0)
-    while not head_only and len(body) < length:
-        more = _some(talk)
-        data, body = data + more, body + more
-    return data
+    wanted = 0 if head_only else end + 4 + next(_lengths(bytes(data[:end])), 0)
+    while len(data) < wanted:
+        data += _some(talk)
+    return bytes(data)
 
 
 def _lengths(head: bytes) -> Iterator[int]:
