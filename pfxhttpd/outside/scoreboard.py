@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Iterator
 
 CELLS = 16
-_NAME_CELL, _NAME_BYTES = 10, 48
+_NAME_CELL, _NAME_BYTES = 11, 40
 
 FREE, STARTING, IDLE, BUSY, LEAVING = range(5)
 STATES = ("free", "starting", "idle", "busy", "leaving")
@@ -60,20 +60,21 @@ class Grid:
 
 
 def padded(name: str) -> bytes:
-    """`name` as it stands in a row: 48 bytes, cut or filled with NUL. Made once per entry, not per request."""
+    """`name` as it stands in a row: 40 bytes, cut or filled with NUL. Made once per entry, not per request."""
     return name.encode("utf-8", "replace")[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
 
 
 class WorkerRow:
     """A worker's own row; it alone writes it once it runs."""
 
-    PID, GENERATION, POOL, SLOT, STATE, SINCE, DEADLINE, REQUESTS, HELD, TAKEN = range(10)
+    PID, GENERATION, POOL, SLOT, STATE, SINCE, DEADLINE, REQUESTS, HELD, TAKEN, GIVEN = range(11)
 
     def __init__(self, grid: Grid, base: int) -> None:
         self._grid, self._base = grid, base
         self._ints, self._floats = grid.ints, grid.floats
         self._state, self._since, self._deadline = base + self.STATE, base + self.SINCE, base + self.DEADLINE
         self._requests, self._held, self._taken = base + self.REQUESTS, base + self.HELD, base + self.TAKEN
+        self._given = base + self.GIVEN
 
     def busy(self, entry: bytes, now: float, deadline: float) -> None:
         """A request is in hand; the master kills a worker that is still busy well past `deadline`."""
@@ -98,6 +99,10 @@ class WorkerRow:
     def took(self) -> None:
         """One client was taken from the pool's ready queue."""
         self._ints[self._taken] += 1
+
+    def gave(self) -> None:
+        """One client was given to parking."""
+        self._ints[self._given] += 1
 
     @property
     def requests(self) -> int:
@@ -187,7 +192,7 @@ class TargetRow:
 class Scoreboard:
     """The whole board. Rows: one for parking, one for the cache, then the pools, the targets and the workers."""
 
-    PARKED = 0
+    PARKED, ROWS, GENERATION, ARRIVED, GONE = range(5)
 
     def __init__(self) -> None:
         self.grid = Grid(2 + POOLS + TARGETS + WORKERS)
@@ -197,22 +202,45 @@ class Scoreboard:
         ints = self.grid.ints
         self._held = ints[self._first + WorkerRow.HELD :: CELLS]
         self._taken = ints[self._first + WorkerRow.TAKEN :: CELLS]
+        self._given = ints[self._first + WorkerRow.GIVEN :: CELLS]
         self._pool = ints[self._first + WorkerRow.POOL :: CELLS]
 
     # -- parking ------------------------------------------------------------------------------------------------
 
-    def park(self, clients: int) -> None:
-        """Parking now holds so many clients, those in its queues included."""
+    def park(self, clients: int, arrived: int = 0) -> None:
+        """Parking now holds so many clients, those in its queues included; so many more have arrived there."""
         self.grid.ints[self.PARKED] = clients
+        self.grid.ints[self.ARRIVED] += arrived
 
     @property
     def parked(self) -> int:
         return self.grid.ints[self.PARKED]
 
     @property
+    def travelling(self) -> int:
+        """Clients that workers have given to parking and that have not arrived."""
+        ints = self.grid.ints
+        return max(0, sum(self._given[: self.rows]) + ints[self.GONE] - ints[self.ARRIVED])
+
+    def arrive(self) -> None:
+        """Nobody is on the way: forget those who were lost there with a process that died."""
+        ints = self.grid.ints
+        ints[self.ARRIVED] = sum(self._given[: self.rows]) + ints[self.GONE]
+
+    @property
     def held(self) -> int:
-        """Client connections that the server holds, in all its processes."""
-        return self.grid.ints[self.PARKED] + sum(self._held[: self.rows])
+        """Client connections that the server holds, in all its processes and between them."""
+        return self.grid.ints[self.PARKED] + self.travelling + sum(self._held[: self.rows])
+
+    @property
+    def generation(self) -> int:
+        """The generation that answers. The master changes it before it tells anybody, so whoever has heard of the new
+        one is answered by no other."""
+        return self.grid.ints[self.GENERATION]
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        self.grid.ints[self.GENERATION] = number
 
     # -- pools --------------------------------------------------------------------------------------------------
 
@@ -241,7 +269,7 @@ class Scoreboard:
     @property
     def rows(self) -> int:
         """Rows of workers to look at: no row beyond has ever been used."""
-        return self.grid.ints[self.PARKED + 1]
+        return self.grid.ints[self.ROWS]
 
     def hire(self, pool: int, slot: int, generation: int) -> int:
         """Take a free row for a worker about to be forked. Only the master calls this. Raises `RuntimeError` when
@@ -254,7 +282,7 @@ class Scoreboard:
                     ints[base + cell] = 0
                 ints[base + WorkerRow.POOL], ints[base + WorkerRow.SLOT] = pool, slot
                 ints[base + WorkerRow.GENERATION], ints[base + WorkerRow.STATE] = generation, STARTING
-                ints[self.PARKED + 1] = max(self.rows, row + 1)
+                ints[self.ROWS] = max(self.rows, row + 1)
                 return row
         raise RuntimeError(f"the scoreboard holds {WORKERS} workers at most")
 
@@ -268,7 +296,8 @@ class Scoreboard:
         """The worker of this row is gone: what it took is the pool's to remember, and the row is free again."""
         ints, base = self.grid.ints, self._first + row * CELLS
         ints[(2 + ints[base + WorkerRow.POOL]) * CELLS + PoolRow.GONE] += ints[base + WorkerRow.TAKEN]
-        ints[base + WorkerRow.TAKEN] = ints[base + WorkerRow.HELD] = 0
+        ints[self.GONE] += ints[base + WorkerRow.GIVEN]
+        ints[base + WorkerRow.TAKEN] = ints[base + WorkerRow.GIVEN] = ints[base + WorkerRow.HELD] = 0
         ints[base + WorkerRow.STATE] = FREE
 
     def view(self, row: int) -> WorkerView:

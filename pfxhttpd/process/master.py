@@ -73,6 +73,7 @@ class Master:
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
         self._generation = prepare(settings, None, journal, activated)
+        self._board.generation = self._generation.number
         try:
             self._desk = Desk(runtime, owner, self._selector, {
                 "status": lambda asker, _: desk.answer([asker], {"ok": True, "status": self._status()}),
@@ -231,6 +232,7 @@ class Master:
         self._roll = None
         self._generation = self._staff.generation = new
         self._staff.slots = dict(roll.slots)
+        self._board.generation = new.number
         self._plan(old)
         for slot in roll.slots.values():
             slot.child.go()

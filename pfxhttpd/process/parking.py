@@ -127,6 +127,7 @@ class Parking:
         self._greeted = 0
         self._epoll = select.epoll()
         self._parked: OrderedDict[int, tuple[float, Client]] = OrderedDict()
+        self._arrived = 0
         self._title_at, self._title_for = 0.0, -1
         self._leaving = False
 
@@ -143,7 +144,10 @@ class Parking:
         self._channel.send(READY)
         while not self._leaving:
             self._mind_doors()
-            for fd, events in self._epoll.poll(self._patience()):
+            heard = self._epoll.poll(self._patience())
+            if not heard:
+                self._board.arrive()
+            for fd, events in heard:
                 if fd == self._inbox.fileno():
                     self._take_arrivals()
                 elif fd == self._channel.fileno():
@@ -167,7 +171,7 @@ class Parking:
         if self._parked:
             since, _ = next(iter(self._parked.values()))
             waits.append(since + self._plan.idle - time.monotonic())
-        if any(queue.waiting or queue.row.waiting for queue in self._queues.values()):
+        if self._board.travelling or any(queue.waiting or queue.row.waiting for queue in self._queues.values()):
             waits.append(QUEUE_PAUSE)
         if self._doors and not self._doors_open:
             waits.append(CROWDED_PAUSE)
@@ -259,6 +263,7 @@ class Parking:
             taken = self._inbox.take()
             if taken is None:
                 return
+            self._arrived += 1
             fd, client = taken
             if client.unread and not client.unsent and WHOLE[client.kind](client.unread, 0):
                 self._ready(fd, client)
@@ -385,7 +390,8 @@ class Parking:
 
     def _publish(self) -> None:
         parked = len(self._parked)
-        self._board.park(parked + sum(queue.row.waiting for queue in self._queues.values()))
+        self._board.park(parked + sum(queue.row.waiting for queue in self._queues.values()), self._arrived)
+        self._arrived = 0
         if self._title_for != parked and time.monotonic() >= self._title_at + TITLE_PAUSE:
             setproctitle(f"pfxhttpd: parking {parked} clients")
             self._title_for, self._title_at = parked, time.monotonic()

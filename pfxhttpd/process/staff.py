@@ -115,6 +115,7 @@ class Staff:
                 parking=self._arrivals_sender,
                 channel=channel,
                 max_connections=generation.max_connections,
+                generation=generation.number,
                 targets=generation.targets,
                 store=Store(self._cache_directory, self._authkey),
             )

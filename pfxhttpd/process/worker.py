@@ -48,7 +48,7 @@ READ = 65536
 PARKING_PATIENCE = 1.0
 """Seconds a worker waits for a parking process that takes nothing, before it lets go of a client instead."""
 CROWDED_PAUSE = 0.2
-"""Seconds between looks at the number of connections while it is at its limit and nothing is accepted."""
+"""Seconds between looks at the queue and the number of connections while either is at its limit and nothing is accepted."""
 FLUSH_PAUSE = 0.01
 """Seconds of silence after which what is to be remembered goes to the cache."""
 PROBE_GRACE = 10.0
@@ -71,6 +71,7 @@ class Post:
     parking: socket.socket
     channel: socket.socket
     max_connections: int
+    generation: int
     targets: Mapping[str, int]
     store: Store
 
@@ -229,6 +230,8 @@ class Worker:
         if not events and not again:
             self._watch()
             self._titles.rest()
+            if self._sated:
+                self._queue_up()
             events = self._epoll.poll(self._patience())
         arrivals = self._arrivals(events)
         if arrivals:
@@ -236,6 +239,7 @@ class Worker:
             (self._fd, self._client), *others = arrivals
             for fd, other in others:
                 self._park(fd, other)
+            self._sated = True
             self._post.row.holds(1)
             self._again = bool(self._client.unread)
             self._heard_at = time.monotonic()
@@ -249,6 +253,16 @@ class Worker:
 
     _again = False
     """Whether the client in hand may have a whole request among what is unread."""
+    _sated = False
+    """Whether this worker has taken a client since it last slept."""
+
+    def _queue_up(self) -> None:
+        """Go behind the other sleepers: the kernel wakes the first, and that is to be one with nobody in hand. So, with
+        no more clients than workers, each client soon has a worker that keeps it."""
+        self._sated = False
+        for fd in (self._inbox.fileno(), *(self._doors if self._door_open else ())):
+            self._epoll.unregister(fd)
+            self._epoll.register(fd, _EXCLUSIVE)
 
     def _arrivals(self, events: list[tuple[int, int]]) -> list[tuple[int, Client]]:
         """One client of everything shared that this worker was woken for."""
@@ -270,8 +284,8 @@ class Worker:
     def _patience(self) -> float | None:
         """Seconds to sleep at most; for ever when there is nothing to let go of."""
         waits = []
-        if not self._door_open and self._crowded:
-            waits.append(CROWDED_PAUSE)
+        if not self._door_open:
+            waits.append(CROWDED_PAUSE)  # nobody wakes a worker to tell that the queue or the server has room again
         if self._client is not None and self._client.kind != DOVECOT_SASL:
             waits.append(self._heard_at + self._settings.server.client_idle_timeout - time.monotonic())
         if self._memory.pending:
@@ -360,6 +374,9 @@ class Worker:
     def _step(self) -> None:
         """Answer the next request among what is unread, if it is whole."""
         client, post = self._client, self._post
+        if post.board.generation != post.generation:
+            self._make_way()
+            return
         listener = self._listeners.get(client.where)
         if listener is not None and listener.kind == client.kind:
             client.name = listener.name
@@ -384,6 +401,13 @@ class Worker:
             self._tell(TIRED)
         self._write(reply)
         self._memory.tend()
+
+    def _make_way(self) -> None:
+        """The next generation serves, and what was asked since then is for it to answer: give back the client, and
+        wait for the word to leave, which is on its way."""
+        self._put_back()
+        self._post.channel.setblocking(True)
+        self._obey()
 
     def _write(self, reply: bytes) -> None:
         """One send per reply. What the client does not take now is kept, and it is not heard before it has."""
@@ -421,6 +445,9 @@ class Worker:
                 if self._log.info:
                     reason = f"parking takes no client: {error.strerror}"
                     self._log.info("Connection closed", **trace.fields(client), reason=reason)
+                os.close(fd)
+                return
+        self._post.row.gave()
         os.close(fd)
 
     def _close(self, reason: str, error: bool = False) -> None:
