@@ -122,6 +122,7 @@ socket_maps:
     impossible = "not possible in this version" in done.stderr
     assert done.returncode == (78 if impossible else 0), done.stderr
     assert ("not possible in this\nversion" in CONFIGURATION.read_text()) == impossible
+    assert ("cannot be used yet" in (TREE / "README.md").read_text()) == impossible
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
