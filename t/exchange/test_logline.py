@@ -7,7 +7,7 @@ import math
 import tracemalloc
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kit import logfmt
 
@@ -92,6 +92,7 @@ def test_how_a_value_is_written(value: object, shown: str, in_json: str) -> None
 
 
 @pytest.mark.parametrize("json_form", [False, True])
+@settings(deadline=None)
 @given(record=records)
 @example(record=("\0" * 3000, {"a" * 100: "\U000e0001" * 3000, "b": "\u2028" * 3000}))
 @example(record=("m", {f"name{number}": "x" * 2000 for number in range(12)}))
@@ -104,6 +105,7 @@ def test_any_record_becomes_one_bounded_line_that_reads_back(
 
 
 @pytest.mark.parametrize("json_form", [False, True])
+@settings(deadline=None)
 @given(text=hostile.filter(lambda text: Redactor().clean(text, VALUE) == (text, 0) and len(text) < 80))
 def test_a_value_reads_back_as_it_was(json_form: bool, text: str) -> None:
     back = read(json_form, form(json_form).encode("", "INFO", text, {"v": text}))
@@ -113,6 +115,7 @@ def test_a_value_reads_back_as_it_was(json_form: bool, text: str) -> None:
 
 
 @pytest.mark.parametrize("json_form", [False, True])
+@settings(deadline=None)
 @given(text=hostile, field=st.sampled_from(["v", "error", "body"]))
 def test_no_secret_in_any_value_shows(json_form: bool, text: str, field: str) -> None:
     line = form(json_form).encode(STAMP, "INFO", f"{text} password=Zq7hunter", {

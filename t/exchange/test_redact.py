@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfxhttpd.exchange.redact import REDACTED, Redactor, names_secret
@@ -72,6 +72,7 @@ def test_a_secret_of_each_shape_is_taken_out(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@settings(deadline=None)
 @given(before=around, after=around)
 def test_nothing_before_or_after_protects_a_secret(shape: str, before: str, after: str) -> None:
     clean, _ = Redactor().clean(before + shape.format(SECRET) + " " + after, 1000)
@@ -128,6 +129,7 @@ def test_a_long_text_is_cut_and_the_rest_counted() -> None:
     assert Redactor().clean("a b" * 1000, 1000) == (("a b" * 1000)[:1000], 2000)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=3000))
 def test_the_count_and_what_is_shown_make_up_the_text(text: str) -> None:
     clean, cut = Redactor().clean(text, 100)
