@@ -80,7 +80,7 @@ class Transport(BaseAdapter):
         super().__init__()
         context.set_alpn_protocols(["http/1.1"])
         self._quota = quota or _Unlimited()
-        self._context, self._most, self._limit = context, max(1, lines), limit
+        self._context, self._most, self._limit = context, lines, limit
         self._idle = min(idle, self._quota.linger)
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._proxies: dict[str, Url] = {}
