@@ -12,9 +12,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
-from typing import Iterator
 
 CELLS = 16
 _NAME_CELL, _NAME_BYTES = 11, 40
@@ -155,9 +154,15 @@ class StoreRow:
 
 
 class TargetRow:
-    """A target's breaker: three numbers that change together, under `locked()`."""
+    """A target's breaker: three numbers that change together, in the hands of whoever has `lock`ed them.
+
+    Whoever only looks may see them in the middle of a change, never half a number.
+    """
 
     STATE, FAILURES, SINCE = range(3)
+    TRIES, PAUSE = 20, 0.001
+    """How often, and after how many seconds each, a lock that somebody has is tried again. It is held for microseconds
+    unless its holder was stopped, and nobody is to stop with him."""
 
     def __init__(self, grid: Grid, base: int, lock: int, index: int) -> None:
         self._ints, self._floats, self._lock, self._index = grid.ints, grid.floats, lock, index
@@ -180,13 +185,18 @@ class TargetRow:
         self._ints[self._failures] = failures
         self._ints[self._state] = state
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, self._index)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, self._index)
+    def lock(self) -> bool:
+        """Take the row for reading, deciding and writing as one step; `unlock` it soon. False: it cannot be had."""
+        for _ in range(self.TRIES):
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._index)
+                return True
+            except (BlockingIOError, PermissionError):  # which of them is the system's choice (fcntl(2))
+                time.sleep(self.PAUSE)
+        return False
+
+    def unlock(self) -> None:
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, self._index)
 
 
 class Scoreboard:
@@ -200,6 +210,7 @@ class Scoreboard:
         self._first = self._targets + TARGETS * CELLS
         self._lock = os.memfd_create("scoreboard", os.MFD_CLOEXEC)
         ints = self.grid.ints
+        self._states = ints[self._targets + TargetRow.STATE : self._first : CELLS]
         self._held = ints[self._first + WorkerRow.HELD :: CELLS]
         self._taken = ints[self._first + WorkerRow.TAKEN :: CELLS]
         self._given = ints[self._first + WorkerRow.GIVEN :: CELLS]
@@ -263,6 +274,15 @@ class Scoreboard:
         if index >= TARGETS:
             raise IndexError(f"the scoreboard holds {TARGETS} targets at most")
         return TargetRow(self.grid, self._targets + index * CELLS, self._lock, index)
+
+    def forget_targets(self, kept: set[int]) -> None:
+        """All targets' rows but those `kept` start anew: what they hold was said of targets that are gone."""
+        for index in set(range(TARGETS)) - kept:
+            self.target(index).write(0, 0, 0.0)
+
+    def targets_in(self, state: int) -> int:
+        """How many targets are in that state."""
+        return self._states.tolist().count(state)
 
     # -- workers ------------------------------------------------------------------------------------------------
 

@@ -1,102 +1,52 @@
 """What the workers remember together: a `multiprocessing.Manager` of one bounded table, and a way to it that never waits.
 
-The table lives in a process of its own and outlives every worker and reload. It is a help, never a need: whoever asks
-gets nothing when it is slow, full of silent strangers, stopped or gone, and its next call tries again.
+The table (`exchange.table`) lives in a process of its own and outlives every worker and reload. It is a help, never a
+need: whoever asks gets nothing when it is slow, full of silent strangers, stopped or gone, and a later call tries again.
 
-The manager's own proxies have no time limits, so the caller's side is done here: the same protocol over a socket whose
-reads and writes the kernel ends (SO_RCVTIMEO, socket(7)).
+The manager's own proxies have no time limits. So the callers' side is done here: the same messages, each call with one
+deadline over all that it takes. And the manager waits for ever for a stranger to authenticate himself; here he gets
+`PATIENCE`.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import stat
 import struct
+import threading
 import time
-from collections import OrderedDict
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from multiprocessing.context import AuthenticationError, ProcessError
-from multiprocessing.managers import BaseManager, Server, dispatch
+from multiprocessing.context import ProcessError
+from multiprocessing.managers import BaseManager, Server
 from typing import Any, Callable, Iterable
 
+from pfxhttpd.exchange.table import Item, Table
+
 SOCKET = "cache.sock"
-LIMIT = 0.09
-"""Seconds that one read or write of a call may take."""
-MOST_BYTES = 64 * 1024 * 1024
-"""What the table may hold in all, whatever the number of its entries."""
-OVERHEAD = 200
-"""Bytes that an entry takes beside its name and its value, roughly."""
+LIMIT = 0.045
+"""Seconds that a call may take. A request meets two calls at most, its own and that for the one before it: so the cache
+delays nobody by more than a tenth of a second."""
+PAUSE = 1.0
+"""Seconds without a try after a call that failed, so that a dead store costs one `LIMIT` a second, not one a call."""
+PATIENCE = 2.0
+"""Seconds that the server gives a stranger to say who he is."""
+MOST_REPLY = 16 * 1024 * 1024
+"""Bytes; the longest value that a backend can give has 10 MiB."""
 TYPE = "table"
 
 Tell = Callable[[int, int, int, int, int], None]
 """Is told entries, bytes, hits, misses and evictions after every change."""
 
-Item = tuple[bytes, str, str | None, float]
-"""(key, name of the entry, value or None to forget what is there, time of writing)."""
-
-_TIMEVAL = struct.pack("@ll", 0, int(LIMIT * 1_000_000))
+_LENGTH = struct.Struct("!i")
+"""What precedes each message of `multiprocessing.connection` that is shorter than 2 GiB."""
+_MISHAPS = (OSError, EOFError, ValueError, AssertionError, ProcessError, pickle.PickleError)
+"""What a call can come to; an assertion is how `answer_challenge` says that it was not given one."""
 
 
 class StoreError(Exception):
     """The store cannot be set up; one line."""
-
-
-class Table:
-    """The entries, least recently used first. Times are monotonic seconds, which all processes share."""
-
-    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
-        self._told, self._clock = tell, clock
-        self._entries: OrderedDict[bytes, tuple[float, str, str]] = OrderedDict()
-        self._bytes = self._hits = self._misses = self._evictions = 0
-
-    def put(self, items: Iterable[Item], most: int) -> None:
-        """Remember the items; `most` entries stay."""
-        for key, name, value, written in items:
-            self._forget(key)
-            if value is None:
-                continue
-            self._entries[key] = (written, name, value)
-            self._bytes += _size(name, value)
-        while len(self._entries) > most or self._bytes > MOST_BYTES:
-            self._forget(next(iter(self._entries)))
-            self._evictions += 1
-        self._tell()
-
-    def get(self, key: bytes, ttl: float) -> str | None:
-        """The value under `key`, unless it is older than `ttl` seconds."""
-        kept = self._entries.get(key)
-        if kept is not None and self._clock() - kept[0] >= ttl:
-            self._forget(key)
-            kept = None
-        if kept is None:
-            self._misses += 1
-        else:
-            self._hits += 1
-            self._entries.move_to_end(key)
-        self._tell()
-        return kept[2] if kept else None
-
-    def purge(self, name: str | None, keys: Iterable[bytes]) -> int:
-        """Forget the `keys`; without any, all entries of that name; without a name, everything. Returns how many."""
-        before = len(self._entries)
-        chosen = list(keys) or [key for key, kept in self._entries.items() if name is None or kept[1] == name]
-        for key in chosen:
-            self._forget(key)
-        self._tell()
-        return before - len(self._entries)
-
-    def _forget(self, key: bytes) -> None:
-        kept = self._entries.pop(key, None)
-        if kept is not None:
-            self._bytes -= _size(kept[1], kept[2])
-
-    def _tell(self) -> None:
-        self._told(len(self._entries), self._bytes, self._hits, self._misses, self._evictions)
-
-
-def _size(name: str, value: str) -> int:
-    return len(name) + len(value) + OVERHEAD
 
 
 def address(directory: str) -> str:
@@ -117,94 +67,218 @@ def make_directory(directory: str, owner: tuple[int, int] | None = None) -> None
         raise StoreError(f"cache directory {directory}: {error.strerror}") from error
 
 
+# -- the table's process ----------------------------------------------------------------------------------------------
+
+
+class _Desk:
+    """What callers can ask of the table: one at a time, though each has a thread of the server's."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._table, self._told, self._one = Table(), tell, threading.Lock()
+
+    def put(self, items: Iterable[Item], most: int) -> None:
+        with self._one:
+            self._table.put(items, most)
+            self._told(*self._table.counts)
+
+    def get(self, key: bytes, ttl: float, items: Iterable[Item], most: int) -> str | None:
+        """What is there under `key` once the `items` are."""
+        with self._one:
+            self._table.put(items, most)
+            value = self._table.get(key, ttl, time.monotonic())
+            self._told(*self._table.counts)
+        return value
+
+    def purge(self, name: str | None, keys: Iterable[bytes]) -> int:
+        with self._one:
+            forgotten = self._table.purge(name, keys, time.monotonic())
+            self._told(*self._table.counts)
+        return forgotten
+
+
+class _Manager(BaseManager):
+    """A registry of its own."""
+
+
+class _Server(Server):
+    """The manager's server, which hangs up on strangers that stay silent: each has a thread and a descriptor."""
+
+    def handle_request(self, conn: Connection) -> None:
+        _limit(conn, PATIENCE)
+        super().handle_request(conn)
+
+    def accept_connection(self, c: Connection, name: str) -> None:
+        _limit(c, 0.0)
+        super().accept_connection(c, name)
+
+
+def _limit(connection: Connection, seconds: float) -> None:
+    """Have the kernel end reads and writes after so long (socket(7)); 0 is for ever."""
+    sock = socket.socket(fileno=connection.fileno())
+    _set_limit(sock, seconds)
+    sock.detach()
+
+
+def _set_limit(sock: socket.socket, seconds: float) -> None:
+    interval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, interval)
+
+
 def serve(directory: str, authkey: bytes, tell: Tell) -> Server:
     """The manager's server, listening in the private `directory`. Raises `StoreError`."""
     path = address(directory)
+    desk = _Desk(tell)
+    _Manager.register(TYPE, callable=lambda: desk, exposed=("put", "get", "purge"))
     try:
         state = os.stat(directory)
         if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
             raise StoreError(f"cache directory {directory}: must be ours alone (mode 0700)")
-        if os.path.lexists(path):
-            os.unlink(path)
-
-        class Manager(BaseManager):
-            pass
-
-        table = Table(tell)
-        Manager.register(TYPE, callable=lambda: table, exposed=("put", "get", "purge"))
-        return Manager(address=path, authkey=authkey).get_server()
+        remove(directory)
+        return _Server(_Manager._registry, path, authkey, "pickle")
     except OSError as error:
         raise StoreError(f"cache socket {path}: {error.strerror or error}") from error
 
 
-class Store:
-    """One process's way to the table. Every method comes back within a few `LIMIT`s; None means that nothing is known."""
+def remove(directory: str) -> None:
+    """Remove the socket's file, if there is one."""
+    try:
+        os.unlink(address(directory))
+    except FileNotFoundError:
+        pass
 
-    PAUSE = 1.0
-    """Seconds without a try after a call that failed, so that a dead store costs one timeout a second, not one a call."""
 
-    def __init__(self, directory: str, authkey: bytes) -> None:
-        self._path, self._authkey = address(directory), authkey
-        self._connection: Connection | None = None
-        self._table = ""
-        self._not_before = 0.0
+# -- the callers ------------------------------------------------------------------------------------------------------
 
-    def put(self, items: list[Item], most: int) -> None:
-        self._call("put", items, most)
 
-    def get(self, key: bytes, ttl: float) -> str | None:
-        return self._call("get", key, ttl)
+class _Line:
+    """A `multiprocessing.connection.Connection` as far as it is needed, whose every move is over by `deadline`.
 
-    def purge(self, name: str | None, keys: list[bytes]) -> int | None:
-        return self._call("purge", name, keys)
+    Raises `TimeoutError`, `OSError`, `EOFError`, `ValueError` for a message that is too long.
+    """
 
-    def close(self) -> None:
-        if self._connection:
-            self._connection.close()
-            self._connection = None
-
-    def _call(self, method: str, *args: Any) -> Any:
-        now = time.monotonic()
-        if now < self._not_before:
-            return None
+    def __init__(self, path: str, deadline: float) -> None:
+        self.deadline = deadline
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            try:
-                return self._ask(method, args)
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                self.close()  # the table has a new process since the last call
-                return self._ask(method, args)
-        except (OSError, EOFError, ValueError, AuthenticationError, ProcessError):
-            self.close()
-            self._not_before = time.monotonic() + self.PAUSE
-            return None
+            # A backlog that is full makes connect(2) wait on a blocking socket, and fail at once on any other.
+            _set_limit(self._sock, self._left())
+            self._sock.connect(path)
+        except OSError:
+            self._sock.close()
+            raise
 
-    def _ask(self, method: str, args: tuple[Any, ...]) -> Any:
-        if self._connection is None:
-            with self._connect() as first:
-                self._table, _ = dispatch(first, None, "create", (TYPE,))
-            connection = self._connect()
-            dispatch(connection, None, "accept_connection", (f"pfxhttpd-{os.getpid()}",))
-            self._connection = connection
-        self._connection.send((self._table, method, args, {}))
-        kind, result = self._connection.recv()
+    def _left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def send_bytes(self, message: bytes) -> None:
+        self._sock.settimeout(self._left())
+        self._sock.sendall(_LENGTH.pack(len(message)) + message)
+
+    def recv_bytes(self, most: int = MOST_REPLY) -> bytes:
+        (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
+        if not 0 <= length <= most:
+            raise ValueError("a message that is too long")
+        return self._take(length)
+
+    def _take(self, length: int) -> bytes:
+        taken = b""
+        while len(taken) < length:
+            self._sock.settimeout(self._left())
+            piece = self._sock.recv(length - len(taken))
+            if not piece:
+                raise EOFError
+            taken += piece
+        return taken
+
+    def request(self, ident: str | None, method: str, *args: Any) -> Any:
+        """What the manager's server answers. Raises `ProcessError` when it is not a result."""
+        self.send_bytes(pickle.dumps((ident, method, args, {})))
+        kind, result = pickle.loads(self.recv_bytes())
         if kind != "#RETURN":
             raise ProcessError(f"the table answered {kind}")
         return result
 
-    def _connect(self) -> Connection:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL)
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Store:
+    """One process's way to the table. Every method comes back within `LIMIT`; None means that nothing is known."""
+
+    def __init__(self, directory: str, authkey: bytes) -> None:
+        self._path, self._authkey = address(directory), authkey
+        self._line: _Line | None = None
+        self._table = ""
+        self._not_before = 0.0
+        self.losses = 0
+        """Grows whenever something that was put may not be there any more: a call failed, or the table is a new one."""
+
+    def put(self, items: list[Item], most: int) -> None:
+        """Have the items remembered, or forgotten (see `exchange.table`), if that can be."""
+        self._call("put", items, most)
+
+    def get(self, key: bytes, ttl: float, items: list[Item], most: int) -> str | None:
+        """The value that was given under `key` within the last `ttl` seconds; the `items` are put before."""
+        return self._call("get", key, ttl, items, most)
+
+    def purge(self, name: str | None, keys: list[bytes]) -> int | None:
+        """Have `keys`, all of an entry, or everything forgotten; how many were there, None when the table is not."""
+        return self._call("purge", name, keys)
+
+    def close(self) -> None:
+        if self._line:
+            self._line.close()
+            self._line = None
+            self.losses += 1
+
+    def _call(self, method: str, *args: Any) -> Any:
+        now = time.monotonic()
+        if now < self._not_before:
+            self.losses += 1
+            return None
+        deadline = now + LIMIT
         try:
-            sock.connect(self._path)
-        except OSError:
-            sock.close()
-            raise
-        connection = Connection(sock.detach())
+            try:
+                return self._ask(deadline, method, args)
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                self.close()  # the table has a new process since the last call
+                return self._ask(deadline, method, args)
+        except _MISHAPS:
+            self.close()
+            self.losses += 1
+            self._not_before = time.monotonic() + PAUSE
+            return None
+
+    def _ask(self, deadline: float, method: str, args: tuple[Any, ...]) -> Any:
+        if self._line is None:
+            self._line = self._open(deadline)
+        self._line.deadline = deadline
+        return self._line.request(self._table, method, *args)
+
+    def _open(self, deadline: float) -> _Line:
+        first = self._connect(deadline)
         try:
-            answer_challenge(connection, self._authkey)
-            deliver_challenge(connection, self._authkey)
+            self._table, _ = first.request(None, "create", TYPE)
+        finally:
+            first.close()
+        line = self._connect(deadline)
+        try:
+            line.request(None, "accept_connection", f"pfxhttpd-{os.getpid()}")
         except BaseException:
-            connection.close()
+            line.close()
             raise
-        return connection
+        return line
+
+    def _connect(self, deadline: float) -> _Line:
+        line = _Line(self._path, deadline)
+        try:
+            answer_challenge(line, self._authkey)
+            deliver_challenge(line, self._authkey)
+        except BaseException:
+            line.close()
+            raise
+        return line

@@ -1,33 +1,52 @@
-"""The cache: one process that remembers for all workers, across reloads and their deaths (see `outside.store`)."""
+"""The cache: one process that remembers for all workers, across reloads and their deaths (see `outside.store`).
+
+It has a thread for each worker, and one that waits for the master's word. A defect in any of them ends the process: an
+empty cache that answers is worth more than a full one that does not, and the master starts another.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
+from typing import Callable, NoReturn
 
 from setproctitle import setproctitle
 
 from pfxhttpd.outside import store
 from pfxhttpd.outside.scoreboard import StoreRow
-from pfxhttpd.process.crew import GO, READY
+from pfxhttpd.process.crew import GO, READY, whereabouts
 
 
-def run(channel: socket.socket, directory: str, authkey: bytes, row: StoreRow) -> None:
-    """Serve the table until the master says so or is gone. Raises `store.StoreError`."""
+def run(
+    channel: socket.socket, directory: str, authkey: bytes, row: StoreRow, failed: Callable[[str], None]
+) -> None:
+    """Serve the table until the master says so or is gone. `failed` is told what ends it before that."""
     setproctitle("pfxhttpd: cache")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def give_up(mishap: threading.ExceptHookArgs) -> NoReturn:
+        failed(whereabouts(mishap.exc_value or mishap.exc_type()))
+        os._exit(os.EX_SOFTWARE)
+
+    threading.excepthook = give_up
     row.write(0, 0, 0, 0, 0)
-    server = store.serve(directory, authkey, row.write)
-    threading.Thread(target=_watch, args=(channel,), daemon=True).start()
+    try:
+        server = store.serve(directory, authkey, row.write)
+    except store.StoreError as error:
+        failed(str(error))
+        os._exit(os.EX_UNAVAILABLE)
+    threading.Thread(target=_watch, args=(channel, directory), daemon=True).start()
     channel.send(READY)
     server.serve_forever()
 
 
-def _watch(channel: socket.socket) -> None:
+def _watch(channel: socket.socket, directory: str) -> None:
     """The channel's end of file is the end: what is remembered here is not worth a farewell."""
     channel.setblocking(True)
-    while channel.recv(16) == GO:
-        pass
+    try:
+        while channel.recv(16) == GO:
+            pass
+    except ConnectionResetError:
+        pass  # the master died without having heard that we are ready
+    store.remove(directory)
     os._exit(os.EX_OK)

@@ -234,6 +234,7 @@ class Master:
         self._staff.slots = dict(roll.slots)
         self._board.generation = new.number
         self._plan(old)
+        self._board.forget_targets({row for target, row in new.targets.items() if old.targets.get(target) == row})
         for slot in roll.slots.values():
             slot.child.go()
         for (pool, _), slot in old_slots.items():

@@ -143,8 +143,14 @@ class Staff:
         return self._fork("parking", live, generation, {self._arrivals, *queues.values(), *doors})
 
     def _fork_cache(self) -> Child:
+        journal = self.generation.journal
+
+        def failed(why: str) -> None:
+            if journal.error:
+                journal.error("Cache failed", reason=why)
+
         def live(channel: socket.socket) -> None:
-            cache.run(channel, self._cache_directory, self._authkey, self._board.store)
+            cache.run(channel, self._cache_directory, self._authkey, self._board.store, failed)
 
         return self._fork("cache", live, self.generation, set())
 
@@ -229,6 +235,8 @@ class Staff:
             self._board.fire(child.row)
         elif child.name == "parking":
             self._board.park(0)
+        elif child.name == "cache":
+            self._board.store.write(0, 0, 0, 0, 0)
         code = os.waitstatus_to_exitcode(how)
         log = self.generation.journal
         if code and child.state is not State.LEAVING and log.error:

@@ -148,10 +148,10 @@ class Worker:
         self._tired_at = most + random.randrange(most // 10 + 1) if most else 0
 
     def _fuse(self, entry: Entry) -> Fuse:
-        rule = self._settings.server.circuit_breaker
-        row = self._post.board.target(self._post.targets[entry.target])
-        lease = entry.timeout + PROBE_GRACE
-        return Fuse(row, Rule(rule.failures, rule.cooldown, lease), plain_target(entry.target), self._log)
+        post, breaker = self._post, self._settings.server.circuit_breaker
+        rule = Rule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE)
+        probes = max(1, post.pool.max_workers // 2)
+        return Fuse(post.board, post.targets[entry.target], rule, probes, plain_target(entry.target), self._log)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

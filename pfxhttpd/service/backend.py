@@ -94,15 +94,15 @@ class Backend:
         Raises `BackendFailure` when there is no answer, or none that can be judged; its reason names no secret.
         """
         leave = self._fuse.enter()
+        alive = False
         try:
             verdict = judge(self.entry, self._ask(question, body))
+            alive = True
         except OwnCredentials:
-            self._fuse.leave(leave, success=True)
+            alive = True
             raise
-        except BackendFailure:
-            self._fuse.leave(leave, success=False)
-            raise
-        self._fuse.leave(leave, success=True)
+        finally:
+            self._fuse.leave(leave, alive)
         return verdict
 
     def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> Answer:

@@ -1,7 +1,10 @@
 """The circuit breaker at work: `exchange.breaker`'s rule on a target's row of the scoreboard, shared by all workers.
 
-A request to a healthy target reads one number and writes nothing. Only where the state may change is the row locked, for
-the time it takes to decide.
+A request to a healthy target reads one number and writes nothing, and so does one that is refused. Only where the state
+may change is the row locked, for the time it takes to decide.
+
+The breaker is a help, never a need: a row that cannot be locked, because a worker was stopped while it had it, is left as
+it is, and requests go out as if there were no breaker.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from __future__ import annotations
 import time
 
 from pfxhttpd.exchange.answer import BackendFailure
-from pfxhttpd.exchange.breaker import CLOSED, REFUSE, STATES, Breaker, Rule, allow, record
+from pfxhttpd.exchange.breaker import ASK, CLOSED, HALF_OPEN, PROBE, REFUSE, STATES, Breaker, Rule, allow, record
 from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.scoreboard import TargetRow
+from pfxhttpd.outside.scoreboard import Scoreboard
 
 
 class Open(BackendFailure):
@@ -19,40 +22,62 @@ class Open(BackendFailure):
 
 
 class Fuse:
-    """One target's breaker. `target` is its name in log lines."""
+    """One target's breaker. `row` is its row on the board; `target` is its name in log lines.
 
-    def __init__(self, row: TargetRow, rule: Rule, target: str, journal: Journal) -> None:
-        self._row, self._rule, self._target, self._log = row, rule, target, journal
+    At most `probes` targets are probed at the same time: a probe may hold its worker until the timeout, and targets
+    that share a host fail together.
+    """
+
+    def __init__(self, board: Scoreboard, row: int, rule: Rule, probes: int, target: str, journal: Journal) -> None:
+        self._board, self._row, self._rule, self._probes = board, board.target(row), rule, probes
+        self._target, self._log = target, journal
 
     def enter(self) -> int:
         """Leave to ask the target, to be handed back to `leave`. Raises `Open` when it is to be left alone."""
-        if self._row.state == CLOSED:
-            return 0
-        with self._row.locked():
-            leave, after = allow(Breaker(*self._row.read()), time.monotonic(), self._rule)
-            changed = self._write(after)
-        if changed:
-            self._tell(after)
+        row = self._row
+        if row.state == CLOSED:
+            return ASK
+        leave, _ = allow(Breaker(*row.read()), time.monotonic(), self._rule)
+        if leave == PROBE:
+            leave = self._probe()
         if leave == REFUSE:
             raise Open("backend has failed repeatedly and is given a pause")
         return leave
 
+    def _probe(self) -> int:
+        """It seems to be time for a probe: see whether this request may be the one."""
+        row = self._row
+        if row.state != HALF_OPEN and self._board.targets_in(HALF_OPEN) >= self._probes:
+            return REFUSE
+        if not row.lock():
+            return ASK
+        try:
+            before = Breaker(*row.read())
+            leave, after = allow(before, time.monotonic(), self._rule)
+            if leave == PROBE:
+                row.write(*after)
+        finally:
+            row.unlock()
+        self._tell(before, after)
+        return leave
+
     def leave(self, given: int, success: bool) -> None:
         """How the request went that had been given leave."""
-        if success and self._row.healthy:
+        row = self._row
+        if row.healthy and (success or not self._rule.failures):
             return
-        with self._row.locked():
-            after = record(Breaker(*self._row.read()), given, success, time.monotonic(), self._rule)
-            changed = self._write(after)
-        if changed:
-            self._tell(after)
+        if not row.lock():
+            return
+        try:
+            before = Breaker(*row.read())
+            after = record(before, given, success, time.monotonic(), self._rule)
+            if after is not before:
+                row.write(*after)
+        finally:
+            row.unlock()
+        self._tell(before, after)
 
-    def _write(self, after: Breaker) -> bool:
-        before = self._row.state
-        self._row.write(after.state, after.failures, after.since)
-        return before != after.state
-
-    def _tell(self, breaker: Breaker) -> None:
-        if self._log.info:
-            self._log.info("Circuit breaker changed", target=self._target, state=STATES[breaker.state],
-                           failures=breaker.failures)
+    def _tell(self, before: Breaker, after: Breaker) -> None:
+        if before.state != after.state and self._log.info:
+            self._log.info("Circuit breaker changed", target=self._target, state=STATES[after.state],
+                           failures=after.failures)

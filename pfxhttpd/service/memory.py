@@ -10,7 +10,8 @@ import time
 from collections import OrderedDict
 
 from pfxhttpd.config.settings import ResponseCache
-from pfxhttpd.outside.store import Item, Store
+from pfxhttpd.exchange.table import Item
+from pfxhttpd.outside.store import Store
 
 BATCH = 64
 """Writes that go out at once, whatever their age."""
@@ -18,6 +19,9 @@ DELAY = 0.25
 """Seconds a write may wait while its worker is busy; a worker that falls silent sends it at once."""
 RECENT = 4096
 """Own writes that a worker remembers having sent."""
+FRESH = 5.0
+"""Seconds for which it relies on them; a quarter of the ttl where that is less. So an answer may go that much before its
+time, never after it."""
 
 
 class Memory:
@@ -25,9 +29,10 @@ class Memory:
 
     def __init__(self, store: Store, rule: ResponseCache) -> None:
         self._store, self._rule = store, rule
-        self._fresh = min(rule.ttl / 4, 5.0)
+        self._fresh = min(rule.ttl / 4, FRESH)
         self._pending: list[Item] = []
-        self._recent: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
+        self._recent: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
+        self._losses = store.losses
 
     @property
     def enabled(self) -> bool:
@@ -43,11 +48,11 @@ class Memory:
         None: the backend has no answer any more, and an older one must not come back in an outage.
         """
         now = time.monotonic()
-        recent = self._recent
+        recent, mark = self._recent, hash(value)
         known = recent.get(key)
-        if known is not None and known[1] == value and now - known[0] < self._fresh:
+        if known is not None and known[1] == mark and now - known[0] < self._fresh:
             return
-        recent[key] = (now, value)
+        recent[key] = (now, mark)
         if len(recent) > RECENT:
             recent.popitem(last=False)
         self._pending.append((key, entry, value, now))
@@ -60,11 +65,22 @@ class Memory:
 
     def recall(self, key: bytes) -> str | None:
         """The answer that was good within the last `ttl` seconds, None when none is known."""
-        self.flush()
-        return self._store.get(key, self._rule.ttl)
+        value = self._store.get(key, self._rule.ttl, self._take(), self._rule.max_entries)
+        self._mind_losses()
+        return value
 
     def flush(self) -> None:
         """Send what waits."""
         if self._pending:
-            pending, self._pending = self._pending, []
-            self._store.put(pending, self._rule.max_entries)
+            self._store.put(self._take(), self._rule.max_entries)
+            self._mind_losses()
+
+    def _take(self) -> list[Item]:
+        pending, self._pending = self._pending, []
+        return pending
+
+    def _mind_losses(self) -> None:
+        """What may have got lost is stored again as soon as it is heard again."""
+        if self._losses != self._store.losses:
+            self._losses = self._store.losses
+            self._recent.clear()

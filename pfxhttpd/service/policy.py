@@ -53,7 +53,7 @@ class Checks:
                 cached = "miss" if action is None else "hit"
                 log.info("Backend failed", **trace.fields, policy=entry.name, reason=failure.reason, cache=cached)
             return entry.failure_action if action is None else action
-        if memory.enabled:
+        if memory.enabled and not verdict.problem:
             kept = verdict.action if verdict.cacheable else None
             memory.remember(self._key(entry, attributes), entry.name, kept)
         if verdict.problem and log.info:

@@ -57,7 +57,7 @@ class Lookups:
                 cached = "miss" if value is None else "hit"
                 log.info("Backend failed", **trace.fields, map=entry.name, reason=failure.reason, cache=cached)
             return failure_reply(failure) if value is None else Reply(OK, value)
-        if memory.enabled:
+        if memory.enabled and not verdict.problem:
             kept = verdict.reply.text if verdict.cacheable else None
             memory.remember(cachekey.of_map(entry.name, key), entry.name, kept)
         if verdict.problem and log.info:
