@@ -7,9 +7,13 @@ by the shapes below and by the literal secrets of the configuration. When in dou
 
 from __future__ import annotations
 
+import base64
 import re
 from functools import lru_cache
 from typing import Iterable, Iterator
+from urllib.parse import unquote, urlsplit
+
+from pfxhttpd.config.settings import Settings
 
 REDACTED = "<redacted>"
 
@@ -98,8 +102,7 @@ class Redactor:
     __slots__ = ("_literals",)
 
     def __init__(self, literals: Iterable[str] = ()) -> None:
-        known = sorted({text for text in literals if len(text) >= SHORTEST_LITERAL}, key=len, reverse=True)
-        self._literals = re.compile("|".join(map(re.escape, known))) if known else None
+        self._literals = sorted({text for text in literals if len(text) >= SHORTEST_LITERAL}, key=len)
 
     def clean(self, text: str, keep: int) -> tuple[str, int]:
         """`text` without its secrets, and how many of its characters were left out at the end.
@@ -107,16 +110,20 @@ class Redactor:
         Only what stands in the first `keep` characters is shown, `REDACTED` in each secret's place; `keep` is at
         most a quarter of LOOK_AHEAD.
         """
-        if (len(text) <= _PLAIN_LENGTH and self._literals is None
-                and _PLAIN(text) and text[:3] not in _ENCODED_STARTS):
-            return text, 0
         head = text
         if len(text) > LOOK_AHEAD:
             # The end that a cut-off URL's password lacks, so that it is known for one.
             head = text[:LOOK_AHEAD] + "@"
         spans: list[tuple[int, int]] = []
-        if self._literals is not None:
-            spans += [match.span() for match in self._literals.finditer(head)]
+        for literal in self._literals:
+            if len(literal) > len(head):
+                break
+            at = head.find(literal)
+            while at >= 0:
+                spans.append((at, at + len(literal)))
+                at = head.find(literal, at + 1)
+        if not spans and len(text) <= _PLAIN_LENGTH and _PLAIN(text) and text[:3] not in _ENCODED_STARTS:
+            return text, 0
         lowered = head.lower()
         for hints, shape in _SHAPES:
             for hint in hints:
@@ -126,6 +133,39 @@ class Redactor:
         if not spans:
             return (text, 0) if len(text) <= keep else (text[:keep], len(text) - keep)
         return _without(text, sorted(spans), keep)
+
+
+def configured(settings: Settings) -> Iterator[str]:
+    """The secrets that a configuration holds, in every form in which something might quote them."""
+    yield from _url_secrets(settings.server.http_client.proxy)
+    for entries in settings.entries.values():
+        for entry in entries.values():
+            yield entry.backend_oidc.client_secret
+            yield entry.sasl_oidc.client_secret
+            yield from _url_secrets(entry.target)
+            for name, value in entry.headers:
+                if names_secret(name):
+                    yield from _header_secrets(value)
+
+
+def _url_secrets(url: str) -> Iterator[str]:
+    try:
+        password = urlsplit(url).password or ""
+    except ValueError:
+        return
+    yield password
+    yield unquote(password)
+
+
+def _header_secrets(value: str) -> Iterator[str]:
+    scheme, _, credentials = value.strip().rpartition(" ")
+    yield value.strip()
+    yield credentials
+    if scheme.lower() == "basic":
+        try:
+            yield base64.b64decode(credentials, validate=True).decode("utf-8", "replace").partition(":")[2]
+        except ValueError:
+            return
 
 
 def _found(shape: re.Pattern[str], text: str, keep: int) -> Iterator[tuple[int, int]]:
