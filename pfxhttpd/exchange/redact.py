@@ -7,13 +7,9 @@ by the shapes below and by the literal secrets of the configuration. When in dou
 
 from __future__ import annotations
 
-import base64
 import re
 from functools import lru_cache
 from typing import Iterable, Iterator
-from urllib.parse import unquote, urlsplit
-
-from pfxhttpd.config.settings import Settings
 
 REDACTED = "<redacted>"
 
@@ -133,39 +129,6 @@ class Redactor:
         if not spans:
             return (text, 0) if len(text) <= keep else (text[:keep], len(text) - keep)
         return _without(text, sorted(spans), keep)
-
-
-def configured(settings: Settings) -> Iterator[str]:
-    """The secrets that a configuration holds, in every form in which something might quote them."""
-    yield from _url_secrets(settings.server.http_client.proxy)
-    for entries in settings.entries.values():
-        for entry in entries.values():
-            yield entry.backend_oidc.client_secret
-            yield entry.sasl_oidc.client_secret
-            yield from _url_secrets(entry.target)
-            for name, value in entry.headers:
-                if names_secret(name):
-                    yield from _header_secrets(value)
-
-
-def _url_secrets(url: str) -> Iterator[str]:
-    try:
-        password = urlsplit(url).password or ""
-    except ValueError:
-        return
-    yield password
-    yield unquote(password)
-
-
-def _header_secrets(value: str) -> Iterator[str]:
-    scheme, _, credentials = value.strip().rpartition(" ")
-    yield value.strip()
-    yield credentials
-    if scheme.lower() == "basic":
-        try:
-            yield base64.b64decode(credentials, validate=True).decode("utf-8", "replace").partition(":")[2]
-        except ValueError:
-            return
 
 
 def _found(shape: re.Pattern[str], text: str, keep: int) -> Iterator[tuple[int, int]]:

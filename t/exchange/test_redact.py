@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.config.settings import SOCKET_MAP, BackendOidc, Entry, HttpClient, SaslOidc, Server, Settings
-from pfxhttpd.exchange.redact import REDACTED, Redactor, configured, names_secret
+from pfxhttpd.exchange.redact import REDACTED, Redactor, names_secret
 
 SECRET = "Zq7secretless0Xw"
 
@@ -125,21 +123,6 @@ def test_configured_secrets_are_found_without_any_shape() -> None:
     assert redactor.clean("said hunter2hunter2, hunter2!", 1000)[0] == f"said {REDACTED}, {REDACTED}!"
     assert redactor.clean("hunter2", 1000)[0] == REDACTED
     assert redactor.clean("abc", 1000)[0] == "abc", "too short to be taken out of ordinary words"
-
-
-def test_the_secrets_of_a_configuration() -> None:
-    entry = Entry(
-        SOCKET_MAP, "demo", "https://me:target%2Fpw@host/", backend_oidc=BackendOidc(client_secret="backend-secret"),
-        sasl_oidc=SaslOidc(client_secret="sasl-secret"),
-        headers=(("Authorization", "Basic " + base64.b64encode(b"user:basic:password").decode()),
-                 ("X-Api-Key", "api-key-value"), ("X-Other", "no secret at all"), ("Authorization", "Basic ***")))
-    server = Server(http_client=HttpClient(proxy="http://me:proxy-password@proxy:3128"))
-    redactor = Redactor(configured(Settings(server, {SOCKET_MAP: {"demo": entry}})))
-    for secret in ("target%2Fpw", "target/pw", "backend-secret", "sasl-secret", "basic:password", "api-key-value",
-                   "proxy-password", "Basic ***", base64.b64encode(b"user:basic:password").decode()):
-        assert redactor.clean(f"<{secret}>", 1000)[0] == f"<{REDACTED}>", secret
-    assert redactor.clean("X-Other no secret at all", 1000)[0] == "X-Other no secret at all"
-    assert list(configured(Settings(Server(http_client=HttpClient(proxy="http://[")), {}))) == []
 
 
 def test_a_long_text_is_cut_and_the_rest_counted() -> None:

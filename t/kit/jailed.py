@@ -218,7 +218,7 @@ EVERYWHERE: tuple[Callable[[], None], ...] = (
 def main(root: str) -> dict[str, Any]:
     from pfxhttpd.outside import jail
 
-    jail.preload("pfxhttpd.config", "pfxhttpd.outside")
+    jail.preload("pfxhttpd")
     if root != "-":
         identity = jail.resolve("nobody", "", root)
         jail.enter(root)

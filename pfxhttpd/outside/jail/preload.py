@@ -13,7 +13,7 @@ import pkgutil
 import socket
 import ssl
 import time
-from typing import Iterator
+from typing import Collection, Iterator
 
 from pfxhttpd.config.load import load_text
 from pfxhttpd.config.problem import Invalid
@@ -55,28 +55,28 @@ def preload(*packages: str) -> None:
     for name in _MODULES.split():
         importlib.import_module(name)
     for name in _PACKAGES.split():
-        for module in _with_parts(name):
+        for module in _with_parts(name, _NOT_OURS):
             _import_if_there(module)
     for name in _OPTIONAL.split():
         _import_if_there(name)
     for name in packages:
-        for module in _with_parts(name):
+        for module in _with_parts(name, ("__main__",)):
             importlib.import_module(module)
     for library in _LIBRARIES:
         _open_if_there(library)
     _warm_up()
 
 
-def _with_parts(package: str) -> Iterator[str]:
-    """A package and all modules in it, without those of _NOT_OURS."""
+def _with_parts(package: str, left_out: Collection[str]) -> Iterator[str]:
+    """A package and all modules in it, without those whose last name is left out."""
     yield package
     found = importlib.import_module(package)
     for part in pkgutil.iter_modules(getattr(found, "__path__", ())):
-        if part.name in _NOT_OURS:
+        if part.name in left_out:
             continue
         name = f"{package}.{part.name}"
         if part.ispkg:
-            yield from _with_parts(name)
+            yield from _with_parts(name, left_out)
         else:
             yield name
 
