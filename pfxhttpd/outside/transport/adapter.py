@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections import OrderedDict
-from typing import Any, Hashable, Mapping, NamedTuple, Protocol
+from typing import Any, Hashable, Mapping, Protocol
 
 from requests import PreparedRequest, Response, exceptions
 from requests.adapters import BaseAdapter
@@ -53,12 +53,13 @@ class _Unlimited:
         return False
 
 
-class _Kept(NamedTuple):
+class _Kept:
     """A connection, its place in the quota, and when it was last used (monotonic seconds)."""
 
-    line: Line
-    place: Any
-    used: float
+    __slots__ = ("line", "place", "used")
+
+    def __init__(self, line: Line, place: Any) -> None:
+        self.line, self.place, self.used = line, place, 0.0
 
 
 class Transport(BaseAdapter):
@@ -170,7 +171,7 @@ class Transport(BaseAdapter):
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            return _Kept(dial(origin, deadline, self._context, proxy), place, 0.0)
+            return _Kept(dial(origin, deadline, self._context, proxy), place)
         except BaseException:
             self._quota.release(place)
             raise
@@ -180,8 +181,8 @@ class Transport(BaseAdapter):
         self._quota.release(kept.place)
 
     def _keep(self, key: Hashable, kept: _Kept) -> None:
-        now = time.monotonic()
-        self._kept[key] = kept._replace(used=now)
+        now = kept.used = time.monotonic()
+        self._kept[key] = kept
         if len(self._kept) > self._most:
             self._drop(self._kept.popitem(last=False)[1])
         if now > self._expiry:
