@@ -52,7 +52,7 @@ TITLE_PAUSE = 1.0
 """Seconds between changes of the process title."""
 CROWDED_PAUSE = 0.2
 """Seconds between looks at the number of connections while it is at its limit and nothing is accepted."""
-SIOCOUTQ = 0x5411
+SIOCOUTQ, FIONREAD = 0x5411, 0x541B
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 _MECHANISMS = {mechanism.name: mechanism for mechanism in (*PASSWORDS, *TOKENS)}
@@ -276,7 +276,7 @@ class Parking:
         _, client = self._parked[fd]
         if client.unsent:
             self._send(fd, client)
-        elif client.unread or events & _GONE:
+        elif client.unread or (events & _GONE and not _pending(fd)):
             self._read(fd, client)
         else:
             self._unpark(fd)
@@ -395,3 +395,9 @@ class Parking:
         if self._title_for != parked and time.monotonic() >= self._title_at + TITLE_PAUSE:
             setproctitle(f"pfxhttpd: parking {parked} clients")
             self._title_for, self._title_at = parked, time.monotonic()
+
+
+def _pending(fd: int) -> int:
+    """Bytes that could be read from a socket. Whoever has said something before it hung up is given away unread, too:
+    it may have been a password, and parking has no business with those."""
+    return int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), "little")

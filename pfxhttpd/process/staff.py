@@ -22,7 +22,8 @@ from pfxhttpd.process import cache
 from pfxhttpd.process.crew import GO, READY, RETIRE, TIRED, Child, Slot, State, fork
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.parking import Parking
-from pfxhttpd.process.worker import Post, Worker
+from pfxhttpd.process.post import Post
+from pfxhttpd.process.worker import Worker
 
 GRACE = 5.0
 """Seconds past a request's deadline after which its worker counts as stuck."""

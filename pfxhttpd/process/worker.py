@@ -12,146 +12,49 @@ hand, and parks what it cannot serve now. Nothing is then left waiting while ano
 
 from __future__ import annotations
 
-import os
 import random
 import select
 import signal
 import socket
 import ssl
 import time
-from dataclasses import dataclass
-from typing import Callable, Mapping
+from typing import Callable
 
-from requests import Session
-from setproctitle import setproctitle
-
-from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, Pool, Settings
-from pfxhttpd.exchange.breaker import Rule
-from pfxhttpd.outside import handoff, listen
+from pfxhttpd.config.settings import Settings
+from pfxhttpd.outside import listen
 from pfxhttpd.outside.handoff import Client, Inbox
 from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.scoreboard import PoolRow, Scoreboard, WorkerRow, padded
-from pfxhttpd.outside.store import Store
-from pfxhttpd.outside.transport.adapter import Transport
-from pfxhttpd.process.crew import DISSOLVE, GO, READY, TIRED, whereabouts
+from pfxhttpd.process.crew import DISSOLVE, GO, READY, TIRED
+from pfxhttpd.process.equipment import Equipment
+from pfxhttpd.process.hand import Hand, Outcome
+from pfxhttpd.process.post import Post, Titles
 from pfxhttpd.service import trace
-from pfxhttpd.service.backend import Backend, plain_target
-from pfxhttpd.service.fuse import Fuse
-from pfxhttpd.service.hangup import HangUp
-from pfxhttpd.service.login import Logins
-from pfxhttpd.service.memory import Memory
-from pfxhttpd.service.policy import Checks
-from pfxhttpd.service.socketmap import Lookups
-from pfxhttpd.wire.malformed import Malformed
 
-READ = 65536
-PARKING_PATIENCE = 1.0
-"""Seconds a worker waits for a parking process that takes nothing, before it lets go of a client instead."""
 CROWDED_PAUSE = 0.2
 """Seconds between looks at the queue and the number of connections while either is at its limit and nothing is accepted."""
 FLUSH_PAUSE = 0.01
 """Seconds of silence after which what is to be remembered goes to the cache."""
-PROBE_GRACE = 10.0
-"""Seconds past its timeout after which a probe counts as lost with its worker."""
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Where a worker stands: what it inherits from the master, and the name under which `ps` shows it."""
-
-    title: str
-    pool: Pool
-    pool_row: PoolRow
-    row: WorkerRow
-    board: Scoreboard
-    listeners: Mapping[str, socket.socket]
-    ready: socket.socket
-    parking: socket.socket
-    channel: socket.socket
-    max_connections: int
-    generation: int
-    targets: Mapping[str, int]
-    store: Store
-
-
-class _Titles:
-    """The process title and the scoreboard's row, told by `Backend` what is being asked."""
-
-    def __init__(self, post: Post, settings: Settings) -> None:
-        self._row = post.row
-        prefix = f"pfxhttpd: worker {post.title} "
-        self._idle = prefix + "idle"
-        self._shown = ""
-        self._asking = {
-            id(entry): (prefix + entry.name, padded(entry.name))
-            for entries in settings.entries.values()
-            for entry in entries.values()
-        }
-
-    def begin(self, entry: Entry, deadline: float) -> None:
-        title, name = self._asking[id(entry)]
-        self._row.busy(name, time.monotonic(), deadline)
-        if self._shown is not title:
-            self._shown = title
-            setproctitle(title)
-
-    def end(self) -> None:
-        self._row.idle()
-
-    def rest(self) -> None:
-        """Nothing is to be done: show it."""
-        if self._shown is not self._idle:
-            self._shown = self._idle
-            setproctitle(self._idle)
-
-
 class Worker:
     def __init__(self, post: Post, settings: Settings, context: ssl.SSLContext, journal: Journal) -> None:
-        server = settings.server
-        self._post, self._settings, self._log = post, settings, journal
-        self._titles = _Titles(post, settings)
-        self._transport = Transport(
-            context,
-            idle=server.http_client.idle_connection_timeout,
-            lines=max(1, server.http_client.max_idle_connections // post.pool.max_workers),
-        )
-        session = Session()
-        session.trust_env = False
-        session.mount("http://", self._transport)
-        session.mount("https://", self._transport)
-        backends = {
-            kind: {
-                name: Backend(entry, server, session, self._titles, self._fuse(entry)) for name, entry in entries.items()
-            }
-            for kind, entries in settings.entries.items()
-        }
-        self._memory = Memory(post.store, server.response_cache)
-        self._services = {
-            SOCKET_MAP: Lookups(backends[SOCKET_MAP], self._memory, server.socketmap_max_reply_size, journal),
-            POLICY_SERVICE: Checks(backends[POLICY_SERVICE], self._memory, journal),
-            DOVECOT_SASL: Logins(backends[DOVECOT_SASL], journal),
-        }
-        self._listeners = {listener.where: listener for listener in server.listen}
-        self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
-        self._door_open = False
-        self._crowded = False
-        self._inbox = Inbox(post.ready)
+        self._post, self._log = post, journal
+        self._titles = Titles(post, settings)
+        equipment = Equipment(post, settings, context, self._titles, journal)
+        self._transport, self._memory = equipment.transport, equipment.memory
+        self._kept_for = settings.server.http_client.idle_connection_timeout
         self._epoll = select.epoll()
-        self._client: Client | None = None
-        self._fd = -1
-        self._watched = -1
-        self._heard_at = 0.0
+        self._hand = Hand(post, settings, equipment.services, self._epoll, journal)
+        self._listeners = {listener.where: listener for listener in settings.server.listen}
+        self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
+        self._door_open = self._crowded = False
+        self._inbox = Inbox(post.ready)
+        self._sated = False
         self._leaving = self._dissolving = False
         most = post.pool.max_requests
         self._tired_at = most + random.randrange(most // 10 + 1) if most else 0
-
-    def _fuse(self, entry: Entry) -> Fuse:
-        post, breaker = self._post, self._settings.server.circuit_breaker
-        rule = Rule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE)
-        probes = max(1, post.pool.max_workers // 2)
-        return Fuse(post.board, post.targets[entry.target], rule, probes, plain_target(entry.target), self._log)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -208,11 +111,11 @@ class Worker:
     def _go(self) -> None:
         """Take along nothing: what this worker was woken for would otherwise wait for nobody."""
         for fd, client in self._arrivals(self._epoll.poll(0)):
-            self._park(fd, client)
+            self._hand.park(fd, client)
         while self._dissolving and (waiting := self._inbox.take()):
             self._post.row.took()
-            self._park(*waiting)
-        self._put_back()
+            self._hand.park(*waiting)
+        self._hand.put_back()
         self._memory.flush()
         self._transport.close()
 
@@ -221,40 +124,49 @@ class Worker:
     def _turn(self) -> None:
         """Wait for something, take it, serve one request."""
         self._mind_doors()
-        client = self._client
-        again = client is not None and bool(client.unread) and not client.unsent and self._again
-        if again or (client is not None and self._watched != self._fd):
-            events = self._epoll.poll(0)
-        else:
-            events = ()
-        if not events and not again:
-            self._watch()
-            self._titles.rest()
-            if self._sated:
-                self._queue_up()
-            events = self._epoll.poll(self._patience())
+        hand = self._hand
+        more = hand.more
+        events = self._epoll.poll(0) if more or not hand.watched else ()
+        if not events and not more:
+            events = self._sleep()
         arrivals = self._arrivals(events)
         if arrivals:
-            self._put_back()
-            (self._fd, self._client), *others = arrivals
-            for fd, other in others:
-                self._park(fd, other)
+            hand.put_back()
+            first, *others = arrivals
+            for fd, client in others:
+                hand.park(fd, client)
+            hand.take(*first)
             self._sated = True
-            self._post.row.holds(1)
-            self._again = bool(self._client.unread)
-            self._heard_at = time.monotonic()
-            self._serve()
-        elif again:
-            self._step()
-        elif any(fd == self._fd for fd, _ in events):
-            self._serve()
+            self._note(hand.serve())
+        elif more:
+            self._note(hand.step())
+        elif any(fd == hand.fd for fd, _ in events):
+            self._note(hand.serve())
         elif not events:
-            self._after_silence()
+            self._memory.flush()
+            self._transport.expire(time.monotonic())
+            hand.let_go_if_silent()
 
-    _again = False
-    """Whether the client in hand may have a whole request among what is unread."""
-    _sated = False
-    """Whether this worker has taken a client since it last slept."""
+    def _sleep(self) -> list[tuple[int, int]]:
+        """Nothing is to be done: show it, and wait, behind the others if this worker has just had its share."""
+        self._hand.watch()
+        self._titles.rest()
+        if self._sated:
+            self._queue_up()
+        return self._epoll.poll(self._patience())
+
+    def _note(self, outcome: Outcome) -> None:
+        """What is owed after a look at the client, and after its answer."""
+        if outcome is Outcome.ANSWERED:
+            row = self._post.row
+            row.served()
+            if row.requests == self._tired_at:
+                self._tell(TIRED)
+            self._memory.tend()
+        elif outcome is Outcome.OUTDATED:
+            # The next generation serves; the word to leave is on its way.
+            self._post.channel.setblocking(True)
+            self._obey()
 
     def _queue_up(self) -> None:
         """Go behind the other sleepers: the kernel wakes the first, and that is to be one with nobody in hand. So, with
@@ -283,24 +195,14 @@ class Worker:
 
     def _patience(self) -> float | None:
         """Seconds to sleep at most; for ever when there is nothing to let go of."""
-        waits = []
+        waits = [wait for wait in (self._hand.patience(),) if wait is not None]
         if not self._door_open:
             waits.append(CROWDED_PAUSE)  # nobody wakes a worker to tell that the queue or the server has room again
-        if self._client is not None and self._client.kind != DOVECOT_SASL:
-            waits.append(self._heard_at + self._settings.server.client_idle_timeout - time.monotonic())
         if self._memory.pending:
             waits.append(FLUSH_PAUSE)
         if self._transport.holds:
-            waits.append(self._settings.server.http_client.idle_connection_timeout + 1)
+            waits.append(self._kept_for + 1)
         return max(0.0, min(waits)) if waits else None
-
-    def _after_silence(self) -> None:
-        self._memory.flush()
-        now = time.monotonic()
-        self._transport.expire(now)
-        idle = self._settings.server.client_idle_timeout
-        if self._client is not None and self._client.kind != DOVECOT_SASL and now - self._heard_at >= idle:
-            self._close("idle for too long")
 
     # -- the doors ----------------------------------------------------------------------------------------------
 
@@ -334,137 +236,6 @@ class Worker:
             self._log.info("New connection established", **trace.fields(client), listener=listener.name)
         return sock.detach(), client
 
-    # -- the client in hand -------------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        """Have epoll tell when the client in hand has something to say, or takes more of its reply."""
-        if self._client is None:
-            return
-        wanted = select.EPOLLOUT if self._client.unsent else select.EPOLLIN
-        if self._watched != self._fd:
-            self._epoll.register(self._fd, wanted)
-            self._watched = self._fd
-            self._wanted = wanted
-        elif self._wanted != wanted:
-            self._epoll.modify(self._fd, wanted)
-            self._wanted = wanted
-
-    _wanted = 0
-
-    def _serve(self) -> None:
-        """The client in hand has something to say: hear it, and answer it if it is a whole request."""
-        client = self._client
-        if client.unsent:
-            self._write(b"")
-            return
-        if not self._again:
-            try:
-                data = os.read(self._fd, READ)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._close(error.strerror or "connection lost")
-                return
-            if not data:
-                self._close("in the middle of a request" if client.unread else "")
-                return
-            client.unread = client.unread + data if client.unread else data
-        self._step()
-
-    def _step(self) -> None:
-        """Answer the next request among what is unread, if it is whole."""
-        client, post = self._client, self._post
-        if post.board.generation != post.generation:
-            self._make_way()
-            return
-        listener = self._listeners.get(client.where)
-        if listener is not None and listener.kind == client.kind:
-            client.name = listener.name
-        try:
-            reply = self._services[client.kind].step(client)
-        except Malformed as error:
-            self._close(f"malformed request: {error}")
-            return
-        except HangUp as error:
-            self._close(error.reason)
-            return
-        except Exception as error:  # no input may end a worker: a defect of ours costs one connection
-            self._close(f"internal error: {whereabouts(error)}", error=True)
-            return
-        self._heard_at = time.monotonic()
-        if reply is None:
-            self._again = False
-            return
-        self._again = bool(client.unread)
-        post.row.served()
-        if post.row.requests == self._tired_at:
-            self._tell(TIRED)
-        self._write(reply)
-        self._memory.tend()
-
-    def _make_way(self) -> None:
-        """The next generation serves, and what was asked since then is for it to answer: give back the client, and
-        wait for the word to leave, which is on its way."""
-        self._put_back()
-        self._post.channel.setblocking(True)
-        self._obey()
-
-    def _write(self, reply: bytes) -> None:
-        """One send per reply. What the client does not take now is kept, and it is not heard before it has."""
-        client = self._client
-        reply = client.unsent + reply
-        try:
-            sent = os.write(self._fd, reply) if reply else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._close(error.strerror or "connection lost")
-            return
-        client.unsent = reply[sent:]
-
-    def _put_back(self) -> None:
-        """Other work goes first: the client in hand queues up behind it, or waits in parking until it speaks."""
-        if self._client is None:
-            return
-        if self._watched == self._fd:
-            self._epoll.unregister(self._fd)
-        self._park(self._fd, self._client)
-        self._let_go()
-
-    def _park(self, fd: int, client: Client) -> None:
-        message = client.pack()
-        try:
-            handoff.give(self._post.parking, fd, message)
-        except OSError:
-            writable = select.poll()
-            writable.register(self._post.parking, select.POLLOUT)
-            writable.poll(PARKING_PATIENCE * 1000)
-            try:
-                handoff.give(self._post.parking, fd, message)
-            except OSError as error:
-                if self._log.info:
-                    reason = f"parking takes no client: {error.strerror}"
-                    self._log.info("Connection closed", **trace.fields(client), reason=reason)
-                os.close(fd)
-                return
-        self._post.row.gave()
-        os.close(fd)
-
-    def _close(self, reason: str, error: bool = False) -> None:
-        """End the connection in hand; `reason` is "" when its client ended it, as it may."""
-        say = self._log.error if error else self._log.info
-        if say:
-            given = {"reason": reason} if reason else {}
-            say("Connection closed", **trace.fields(self._client), **given)
-        os.close(self._fd)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._client = None
-        self._fd = self._watched = -1
-        self._again = False
-        self._post.row.holds(0)
-
     def _tell(self, word: bytes) -> None:
         try:
             self._post.channel.send(word)
@@ -474,4 +245,3 @@ class Worker:
 
 def _noted(*_: object) -> None:
     """Signals arrive through the wakeup descriptor; a handler has to exist for that."""
-

@@ -1,0 +1,61 @@
+"""What a worker works with: its session with the backends, and a service per protocol. Made once, after the fork."""
+
+from __future__ import annotations
+
+import ssl
+
+from requests import Session
+
+from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, Settings
+from pfxhttpd.exchange.breaker import Rule
+from pfxhttpd.outside.journal import Journal
+from pfxhttpd.outside.transport.adapter import Transport
+from pfxhttpd.process.post import Post, Titles
+from pfxhttpd.service.backend import Backend, plain_target
+from pfxhttpd.service.fuse import Fuse
+from pfxhttpd.service.login import Logins
+from pfxhttpd.service.memory import Memory
+from pfxhttpd.service.policy import Checks
+from pfxhttpd.service.socketmap import Lookups
+
+PROBE_GRACE = 10.0
+"""Seconds past its timeout after which a probe counts as lost with its worker."""
+
+
+class Equipment:
+    """`services` answer by the kind of client; `transport` and `memory` want to be tended when there is time."""
+
+    def __init__(
+        self, post: Post, settings: Settings, context: ssl.SSLContext, titles: Titles, journal: Journal
+    ) -> None:
+        server = settings.server
+        self.transport = Transport(
+            context,
+            idle=server.http_client.idle_connection_timeout,
+            lines=max(1, server.http_client.max_idle_connections // post.pool.max_workers),
+        )
+        self.memory = Memory(post.store, server.response_cache)
+        session = Session()
+        session.trust_env = False
+        session.mount("http://", self.transport)
+        session.mount("https://", self.transport)
+
+        def backend(entry: Entry) -> Backend:
+            return Backend(entry, server, session, titles, _fuse(entry, post, settings, journal))
+
+        maps, policies, logins = (
+            {name: backend(entry) for name, entry in settings.entries[kind].items()}
+            for kind in (SOCKET_MAP, POLICY_SERVICE, DOVECOT_SASL)
+        )
+        self.services = {
+            SOCKET_MAP: Lookups(maps, self.memory, server.socketmap_max_reply_size, journal),
+            POLICY_SERVICE: Checks(policies, self.memory, journal),
+            DOVECOT_SASL: Logins(logins, journal),
+        }
+
+
+def _fuse(entry: Entry, post: Post, settings: Settings, journal: Journal) -> Fuse:
+    breaker = settings.server.circuit_breaker
+    rule = Rule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE)
+    probes = max(1, post.pool.max_workers // 2)
+    return Fuse(post.board, post.targets[entry.target], rule, probes, plain_target(entry.target), journal)
