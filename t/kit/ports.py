@@ -12,10 +12,47 @@ import random
 import socket
 from collections.abc import Iterator
 
-LOWEST, HIGHEST = 20000, 32000
+LOWEST, HIGHEST, BLOCK = 20000, 32000, 500
 
 _dice = random.Random(os.urandom(8))
-_given: set[int] = set()
+
+
+class _Blocks:
+    """The ports this process may give out, by blocks that no other test run on the machine has.
+
+    A block belongs to whoever has bound the abstract Unix socket of its name (unix(7)): the kernel forgets it with the
+    process, and keeps one per network namespace, as it does ports.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[socket.socket] = []
+        self._next = self._end = 0
+
+    def take(self, number: int) -> range:
+        """The next so many ports in a row, free or not. Raises RuntimeError when every block is another's."""
+        if self._next + number > self._end:
+            self._claim()
+        row = range(self._next, self._next + number)
+        self._next += number
+        return row
+
+    def _claim(self) -> None:
+        starts = list(range(LOWEST, HIGHEST, BLOCK))
+        _dice.shuffle(starts)
+        for start in starts:
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                claim.bind(f"\0pfxhttpd-tests-ports-{start}")
+            except OSError:
+                claim.close()
+                continue
+            self._claims.append(claim)
+            self._next, self._end = start, start + BLOCK
+            return
+        raise RuntimeError(f"test runs use up all ports from {LOWEST} to {HIGHEST}")
+
+
+_blocks = _Blocks()
 
 
 def _binds(family: int, address: str, port: int) -> bool:
@@ -34,19 +71,14 @@ def has_ipv6() -> bool:
 
 def free(number: int = 1) -> int:
     """The first of so many TCP ports in a row that are free on every address; never the same twice in a test run."""
-    for _ in range(1000):
-        first = _dice.randrange(LOWEST, HIGHEST - number)
-        row = range(first, first + number)
+    while True:
+        row = _blocks.take(number)
         if all(_is_free(port) for port in row):
-            _given.update(row)
-            return first
-    raise RuntimeError(f"no {number} free TCP ports between {LOWEST} and {HIGHEST}")
+            return row[0]
 
 
 def _is_free(port: int) -> bool:
-    if port in _given or not _binds(socket.AF_INET, "", port):
-        return False
-    return not has_ipv6() or _binds(socket.AF_INET6, "::", port)
+    return _binds(socket.AF_INET, "", port) and (not has_ipv6() or _binds(socket.AF_INET6, "::", port))
 
 
 @contextlib.contextmanager

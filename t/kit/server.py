@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,8 +40,9 @@ class ServerTls:
         context.load_cert_chain(self.certificate, self.key)
         if self.newest == "1.1":
             context.set_ciphers("ALL:@SECLEVEL=0")
-            context.minimum_version = ssl.TLSVersion.TLSv1
-            context.maximum_version = ssl.TLSVersion.TLSv1_1
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # that is the point
+                context.minimum_version = ssl.TLSVersion.TLSv1
+                context.maximum_version = ssl.TLSVersion.TLSv1_1
         elif self.newest == "1.2":
             context.maximum_version = ssl.TLSVersion.TLSv1_2
         if self.client_ca:

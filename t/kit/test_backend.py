@@ -7,6 +7,8 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -217,6 +219,13 @@ def test_proxy_refuses():
 
 def test_ports():
     assert len({ports.free() for _ in range(20)}) == 20
+    row = ports.free(4)
+    assert ports.free() not in range(row, row + 4)
+    other = subprocess.run(
+        [sys.executable, "-c", "from kit import ports; print(ports.free())"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(other.stdout) // ports.BLOCK != row // ports.BLOCK, "another process has blocks of its own"
     with ports.refusing() as port, pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
     with ports.unanswered() as port, pytest.raises(TimeoutError):
