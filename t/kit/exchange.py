@@ -13,6 +13,7 @@ from requests import Request, Session, exceptions
 from requests.adapters import HTTPAdapter
 
 from pfxhttpd.outside.transport.adapter import Prepared, TooLarge, Transport
+from pfxhttpd.outside.transport.session import Straight
 
 TIMEOUT = 5.0
 
@@ -61,12 +62,9 @@ class StockAdapter(HTTPAdapter):
 class Way:
     """A session over one adapter."""
 
-    def __init__(self, adapter: Transport | StockAdapter) -> None:
-        self.adapter = adapter
-        self.session = Session()
-        self.session.trust_env = False
-        self.session.mount("http://", adapter)
-        self.session.mount("https://", adapter)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.adapter = session.get_adapter("https://")
 
     def prepare(self, url: str, body: bytes | str | None = b"{}", method: str = "POST", **headers: str) -> Prepared:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -94,7 +92,7 @@ class Way:
 
 @contextmanager
 def ours(context: ssl.SSLContext | None = None, **more: Any) -> Iterator[Way]:
-    way = Way(Transport(context or trusting(), **more))
+    way = Way(Straight(Transport(context or trusting(), **more)))
     try:
         yield way
     finally:
@@ -103,7 +101,11 @@ def ours(context: ssl.SSLContext | None = None, **more: Any) -> Iterator[Way]:
 
 @contextmanager
 def stock(context: ssl.SSLContext | None = None) -> Iterator[Way]:
-    way = Way(StockAdapter(context or trusting()))
+    session, adapter = Session(), StockAdapter(context or trusting())
+    session.trust_env = False
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    way = Way(session)
     try:
         yield way
     finally:

@@ -6,6 +6,7 @@ deadline holds over resolving, connecting, TLS, sending and every byte that tric
 OpenSSL, as the context says that `trust` made.
 
     adapter   one request out, one response in; what is kept for the next
+    session   a session that has one adapter and follows nothing
     request   a prepared request with its head rendered
     dial      a new connection: resolve, connect, CONNECT, TLS
     line      a connection that sends while it listens, by a deadline; plain, or TLS over another

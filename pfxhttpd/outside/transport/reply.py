@@ -27,7 +27,7 @@ class Reply:
 
     __slots__ = (
         "parser", "limit", "status", "reason", "headers", "raw", "heard",
-        "headed", "sized", "complete", "reusable", "surplus",
+        "headed", "checked", "complete", "reusable", "surplus",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
@@ -39,7 +39,7 @@ class Reply:
         self.headers: list[tuple[bytes, bytes]] = []
         self.raw: bytes | bytearray = b""
         self.heard = 0
-        self.headed = self.sized = self.complete = self.reusable = self.surplus = False
+        self.headed = self.checked = self.complete = self.reusable = self.surplus = False
 
     @property
     def begun(self) -> bool:
@@ -56,9 +56,30 @@ class Reply:
             if not self.complete:
                 raise self._named(error) from error
             self.surplus = True
+        if not self.complete or self.heard > MAX_HEAD:
+            self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """A short response that came in one piece need not be looked at; a body's own bytes are counted as they come."""
         # Chunk sizes, extensions and trailers are no body, but may not go on for ever either.
         if self.heard > 2 * MAX_HEAD and (not self.headed or self.heard > 2 * (MAX_HEAD + self.limit)):
             raise TooLarge("the response does not end" if self.headed else "the response's head does not end")
+        if self.headed and not self.checked:
+            self.checked = True
+            weight = sum(len(name) + len(value) for name, value in self.headers)
+            if weight > MAX_HEAD:
+                raise TooLarge(f"the response's headers have {weight} bytes")
+            length = self._header(b"content-length")
+            if length and self.status not in (204, 304) and int(length) > self.limit:
+                raise TooLarge(f"the response's body has {int(length)} bytes")
+
+    def _header(self, wanted: bytes) -> bytes | None:
+        """The first value of a header, by its name in lower case."""
+        size = len(wanted)
+        for name, value in self.headers:
+            if len(name) == size and name.lower() == wanted:
+                return value
+        return None
 
     def _named(self, error: httptools.HttpParserError) -> exceptions.RequestException:
         if isinstance(error.__context__, exceptions.RequestException):
@@ -71,7 +92,8 @@ class Reply:
 
         Raises `requests.exceptions.ConnectionError`, `ChunkedEncodingError`.
         """
-        if self.headed and not self.sized:
+        sized = self._header(b"content-length") is not None or self._header(b"transfer-encoding") is not None
+        if self.headed and not sized:
             self.complete = True
         else:
             kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
@@ -103,18 +125,6 @@ class Reply:
         if status < 200:
             return
         self.status, self.headed = status, True
-        weight = 0
-        for name, value in self.headers:
-            weight += len(name) + len(value)
-            name = name.lower()
-            if name == b"content-length":
-                self.sized = True
-                if int(value) > self.limit and status not in (204, 304):
-                    raise TooLarge(f"the response's body has {int(value)} bytes")
-            elif name == b"transfer-encoding":
-                self.sized = True
-        if weight > MAX_HEAD:
-            raise TooLarge(f"the response's headers have {weight} bytes")
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
@@ -143,10 +153,8 @@ class Reply:
     def body(self) -> bytes:
         """The body, its content coding undone. Raises `TooLarge`, `requests.exceptions.ContentDecodingError`."""
         raw = bytes(self.raw)
-        for name, value in self.headers:
-            if len(name) == 16 and name.lower() == b"content-encoding":
-                return decoded(raw, value.strip().lower(), self.limit)
-        return raw
+        coding = self._header(b"content-encoding")
+        return decoded(raw, coding.strip().lower(), self.limit) if coding else raw
 
 
 def decoded(raw: bytes, coding: bytes, limit: int) -> bytes:
@@ -183,9 +191,6 @@ def _inflate(raw: bytes, window: int, limit: int) -> bytes:
 class Heard(Response):
     """A `requests.Response` that is complete when made. What a lookup does not look at is made when somebody does:
     the cookie jar and the header mapping are 15 of the 20 microseconds that the stock constructor takes."""
-
-    is_redirect = False
-    """Nothing here follows redirects, and `Session.send` would read the Location of one that it is not to follow."""
 
     raw_headers: list[tuple[bytes, bytes]]
     """Each as it came; `headers` joins those of one name."""
