@@ -17,7 +17,7 @@ from pfxhttpd.exchange.secrets import secrets
 from pfxhttpd.outside import handoff, listen, trust
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.scoreboard import TARGETS
-from pfxhttpd.process.parking import Door, Plan
+from pfxhttpd.process.plan import Door, Plan
 from pfxhttpd.service.login import mechanisms
 
 GLOBAL = "global"

@@ -19,7 +19,7 @@ from pfxhttpd.outside import handoff
 from pfxhttpd.outside.scoreboard import Scoreboard
 from pfxhttpd.outside.store import Store
 from pfxhttpd.process import cache
-from pfxhttpd.process.crew import GO, READY, RETIRE, TIRED, Child, Slot, State, fork
+from pfxhttpd.process.crew import READY, RETIRE, TIRED, Child, Slot, State, fork
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.parking import Parking
 from pfxhttpd.process.post import Post

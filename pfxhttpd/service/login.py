@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Iterable, Mapping
+from typing import Mapping
 
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.exchange.answer import BackendFailure

@@ -1,0 +1,41 @@
+"""What the master tells parking of a configuration, and how it travels: as one message, with descriptors beside it."""
+
+from __future__ import annotations
+
+import marshal
+from dataclasses import dataclass
+from typing import Mapping
+
+MOST_DESCRIPTORS = 253
+"""Descriptors that one message can carry (unix(7), SCM_MAX_FD)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A SASL listener: its address, its entry, and the mechanisms that its clients are offered, by name."""
+
+    where: str
+    name: str
+    mechanisms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What parking knows of a configuration: which pool serves a listener, when the silent are let go, how many
+    connections there may be, and the doors that it opens itself."""
+
+    pools: Mapping[str, int]
+    default: int
+    idle: float
+    most: int
+    doors: tuple[Door, ...]
+
+    def pack(self, added: list[int]) -> bytes:
+        """The plan as an order; the senders of the pools `added` go along as descriptors, then the doors."""
+        doors = [(door.where, door.name, door.mechanisms) for door in self.doors]
+        return marshal.dumps((dict(self.pools), self.default, self.idle, self.most, doors, added))
+
+    @classmethod
+    def unpack(cls, message: bytes) -> tuple[Plan, list[int]]:
+        pools, default, idle, most, doors, added = marshal.loads(message)
+        return cls(pools, default, idle, most, tuple(Door(*door) for door in doors)), added
