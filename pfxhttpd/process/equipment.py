@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ssl
 
-from requests import Session
-
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, Settings
 from pfxhttpd.exchange.breaker import Rule
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.transport.adapter import Transport
+from pfxhttpd.outside.transport.session import Straight
 from pfxhttpd.process.post import Post, Titles
 from pfxhttpd.service.backend import Backend, plain_target
 from pfxhttpd.service.fuse import Fuse
@@ -35,10 +34,7 @@ class Equipment:
             lines=max(1, server.http_client.max_idle_connections // post.pool.max_workers),
         )
         self.memory = Memory(post.store, server.response_cache)
-        session = Session()
-        session.trust_env = False
-        session.mount("http://", self.transport)
-        session.mount("https://", self.transport)
+        session = Straight(self.transport)
 
         def backend(entry: Entry) -> Backend:
             return Backend(entry, server, session, titles, _fuse(entry, post, settings, journal))
