@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, HttpClient, Settings
 from pfxhttpd.exchange.breaker import Rule
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.transport.adapter import Transport
@@ -31,7 +31,8 @@ class Equipment:
         self.transport = Transport(
             context,
             idle=server.http_client.idle_connection_timeout,
-            lines=max(1, server.http_client.max_idle_connections // post.pool.max_workers),
+            lines=_share(server.http_client, post.pool.max_workers),
+            quota=post.quota,
         )
         self.memory = Memory(post.store, server.response_cache)
         session = Straight(self.transport)
@@ -48,6 +49,13 @@ class Equipment:
             POLICY_SERVICE: Checks(policies, self.memory, journal),
             DOVECOT_SASL: Logins(logins, journal),
         }
+
+
+def _share(client: HttpClient, workers: int) -> int:
+    """How many unused connections one worker may keep: its part of all, but one at least unless none are wanted."""
+    if not (client.max_idle_connections and client.max_idle_connections_per_host):
+        return 0
+    return max(1, client.max_idle_connections // workers)
 
 
 def _fuse(entry: Entry, post: Post, settings: Settings, journal: Journal) -> Fuse:

@@ -10,6 +10,7 @@ from typing import Mapping
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import Entry, Pool, Settings
+from pfxhttpd.outside.quota import Quota
 from pfxhttpd.outside.scoreboard import PoolRow, Scoreboard, WorkerRow, padded
 from pfxhttpd.outside.store import Store
 
@@ -31,6 +32,7 @@ class Post:
     generation: int
     targets: Mapping[str, int]
     store: Store
+    quota: Quota
 
 
 class Titles:

@@ -15,7 +15,7 @@ from typing import Callable, Iterable
 
 from setproctitle import setproctitle
 
-from pfxhttpd.outside import handoff
+from pfxhttpd.outside import handoff, quota
 from pfxhttpd.outside.scoreboard import Scoreboard
 from pfxhttpd.outside.store import Store
 from pfxhttpd.process import cache
@@ -53,6 +53,7 @@ class Staff:
         self.store = Store(cache_directory, self._authkey)
         """The master's own way to the cache; each worker makes one for itself."""
         self._arrivals, self._arrivals_sender = handoff.channel()
+        self._ledger = quota.ledger()
 
     # -- posts --------------------------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Staff:
     def fork_worker(self, generation: Generation, key: Key) -> Child:
         """A worker of that generation; it waits for the word to begin. Raises `OSError`, `RuntimeError`."""
         place = generation.places[key[0]]
-        named = title(generation, key)
+        named, client = title(generation, key), generation.settings.server.http_client
         greeted = generation.greeted_doors()
         doors = {where: door for where, door in place.doors.items() if door not in greeted}
         row = self._board.hire(place.index, key[1], generation.number)
@@ -119,6 +120,7 @@ class Staff:
                 generation=generation.number,
                 targets=generation.targets,
                 store=Store(self._cache_directory, self._authkey),
+                quota=quota.Quota(self._ledger, client.max_connections_per_host, len(wanted(generation))),
             )
             Worker(post, generation.settings, generation.context, generation.journal).run()
 

@@ -44,7 +44,6 @@ class Worker:
         self._titles = Titles(post, settings)
         equipment = Equipment(post, settings, context, self._titles, journal)
         self._transport, self._memory = equipment.transport, equipment.memory
-        self._kept_for = settings.server.http_client.idle_connection_timeout
         self._epoll = select.epoll()
         self._hand = Hand(post, settings, equipment.services, self._epoll, journal)
         self._listeners = {listener.where: listener for listener in settings.server.listen}
@@ -200,8 +199,8 @@ class Worker:
             waits.append(CROWDED_PAUSE)  # nobody wakes a worker to tell that the queue or the server has room again
         if self._memory.pending:
             waits.append(FLUSH_PAUSE)
-        if self._transport.holds:
-            waits.append(self._kept_for + 1)
+        if self._transport.patience is not None:
+            waits.append(self._transport.patience)
         return max(0.0, min(waits)) if waits else None
 
     # -- the doors ----------------------------------------------------------------------------------------------
