@@ -24,13 +24,12 @@ def coerce(node: Node, part: schema.Part | None) -> None:
             if child.bad:
                 del node.value[key]
                 node.dropped.add(key)
-                continue
-            if child.value is None and not entries:
+            elif child.value is None and not entries:
                 del node.value[key]
-                continue
-            if child.value is None:
-                child.value = {}  # an entry that has nothing but the defaults
-            coerce(child, schema.child(part, key))
+            else:
+                if child.value is None:
+                    child.value = {}  # an entry that has nothing but the defaults
+                coerce(child, schema.child(part, key))
     elif isinstance(node.value, list):
         node.value = [child for child in node.value if not child.bad]
         for index, child in enumerate(node.value):

@@ -40,8 +40,6 @@ def _merge(defaults: Node, own: Node) -> None:
     own.dropped |= defaults.dropped - given
     theirs = _without_overruled_login(defaults, own)
     for key, value in theirs.items():
-        if key in own.dropped:
-            continue
         if key == "custom_headers" and key in given:
             own.value[key].value = [line.copy() for line in value.value] + own.value[key].value
         elif key not in given and twin(key) not in given:

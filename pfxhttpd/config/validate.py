@@ -62,7 +62,7 @@ def _validator() -> Any:
 
 
 def _duration(validator: Any, bounds: dict[str, str], value: Any, part: Any) -> Iterator[jsonschema.ValidationError]:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)):
         return
     try:
         length = duration.seconds(value)

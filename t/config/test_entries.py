@@ -20,6 +20,8 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
     ("    failure_action: x\n", "8:5: socket_maps.demo.failure_action: unknown key (it belongs in policy_services.<name>)"),
     ("    default_local_port: 1\n", "8:5: socket_maps.demo.default_local_port: unknown key (it belongs in dovecot_sasl.<name>)"),
     ("    audience: x\n", "8:5: socket_maps.demo.audience: unknown key (it belongs in socket_maps.<name>.sasl_oidc_auth or policy_services.<name>.sasl_oidc_auth or dovecot_sasl.<name>.sasl_oidc_auth)"),
+    ("    backend_oidc_auth: {enabld: true}\n", "8:25: socket_maps.demo.backend_oidc_auth.enabld: unknown key (did you mean enabled?)"),
+    ("  second: {target: !x y, value_field: v}\n", "8:20: socket_maps.second.target: a YAML tag that means nothing here (a value that begins with ! must be in quotes)"),
     ("    zzz: 1\n", "8:5: socket_maps.demo.zzz: unknown key"),
     ('    "a\\nb": 1\n', '8:5: socket_maps.demo."a\\nb": unknown key'),
     ("listen: []\n", "8:1: listen: unknown key (it belongs in server)"),
@@ -97,6 +99,7 @@ def test_a_mistake_in_an_entry(more: str, line: str, refused: Any) -> None:
     ("  logging: {syslog: mial}", '3:21: server.logging.syslog: expected one of auth, authpriv, cron, daemon, ftp, kern, lpr, mail, news, syslog, user, uucp, local0, local1, local2, local3, local4, local5, local6, local7, not "mial" (did you mean mail?)'),
     ("  logging: {level: 5}", '3:20: server.logging.level: expected one of none, debug, info, error, not "5"'),
     ("  run_as_usr: x", "3:3: server.run_as_usr: unknown key (did you mean run_as_user or run_as_group?)"),
+    ("  custom_header: []", "3:3: server.custom_header: unknown key (did you mean custom_headers in socket_maps.<name> or policy_services.<name> or dovecot_sasl.<name>?)"),
     ("  timeout: 5s", "3:3: server.timeout: unknown key (it belongs in server.http_client or socket_maps.<name> or policy_services.<name>)"),
 ])
 def test_a_mistake_in_server(more: str, line: str, refused: Any) -> None:
@@ -108,7 +111,7 @@ def test_a_mistake_in_server(more: str, line: str, refused: Any) -> None:
 @pytest.mark.parametrize("more, key, expected", [
     ("status_code: '201'", "status_codes", {201}), ("status_code: [200, '404', 204.0]", "status_codes", {200, 204, 404}),
     ("http_request_compression: 'true'", "http_request_compression", True), ("http_request_compression: 'false'", "http_request_compression", False),
-    ("error_field: 5", "error_field", "5"), ("timeout: '5'", "timeout", 5.0), ("timeout: 5.5", "timeout", 5.5), ("payload: ~", "payload", ""),
+    ("error_field: 5", "error_field", "5"), ("timeout: '5'", "timeout", 5.0), ("timeout: 10ms", "timeout", 0.01), ("timeout: 60m", "timeout", 3600.0), ("timeout: 5.5", "timeout", 5.5), ("payload: ~", "payload", ""),
     ("no_error_value: 0", "no_error_value", "0"), ("method: GET", "method", "GET"), ("status_code:", "status_codes", {200}),
     ("backend_oidc_auth:", "backend_oidc", SaslOidc() and None),
 ])

@@ -135,3 +135,10 @@ def test_two_listeners_on_one_address(one: str, other: str, refused: Any) -> Non
 ])
 def test_two_listeners_side_by_side(one: str, other: str, accepted: Any) -> None:
     assert len(accepted(with_listeners(one, other) + GOOD).settings.server.listen) == 2
+
+
+def test_listeners_without_an_address_are_not_on_one(refused: Any) -> None:
+    lines = refused(with_listeners(MAP, MAP, f"{MAP}, type: unix", f"{MAP}, type: unix") + GOOD)
+    assert [line.partition(": server.")[2] for line in lines] == [
+        "listen[0].port: is missing", "listen[1].port: is missing",
+        "listen[2].address: is missing: the path of the Unix socket", "listen[3].address: is missing: the path of the Unix socket"]

@@ -44,6 +44,9 @@ def test_an_entry_s_own_file_rules_out_the_default_and_the_other_way_round(tmp_p
     ):
         loaded = accepted(text % (defaults, own), file=f"{tmp_path}/f")
         assert loaded.settings.entries["socket_map"]["demo"].headers == expected
+        shown = loaded.document["socket_maps"]["demo"]
+        given = [key for key in ("http_auth_basic", "http_auth_basic_file") if shown[key]]
+        assert given == [own.partition(":")[0]] * bool(expected and "custom" not in own), "the effective document says what holds"
 
 
 def test_files_of_what_is_not_enabled_are_left_alone(accepted: Any) -> None:
