@@ -38,7 +38,7 @@ class Table:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._entries: OrderedDict[bytes, tuple[float, str, str]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[float, str, str, int]] = OrderedDict()
         self._gone: OrderedDict[bytes, float] = OrderedDict()
         self._purged: dict[str | None, float] = {}
         self._bytes = self._hits = self._misses = self._evictions = 0
@@ -57,9 +57,9 @@ class Table:
             if value is None:
                 self._mark(key, given)
                 continue
-            gone.pop(key, None)
-            entries[key] = (given, intern(name), value)
-            self._bytes += _size(value)
+            size = getsizeof(value) + OVERHEAD
+            entries[key] = (given, intern(name), value, size)
+            self._bytes += size
         while entries and (len(entries) > most or self._bytes > self._most_bytes):
             self._forget(next(iter(entries)))
             self._evictions += 1
@@ -105,8 +105,4 @@ class Table:
     def _forget(self, key: bytes) -> None:
         kept = self._entries.pop(key, None)
         if kept is not None:
-            self._bytes -= _size(kept[2])
-
-
-def _size(value: str) -> int:
-    return getsizeof(value) + OVERHEAD
+            self._bytes -= kept[3]

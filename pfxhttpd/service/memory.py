@@ -1,7 +1,7 @@
 """What a worker contributes to the shared cache, and asks of it when a backend fails.
 
 Writes are collected and go out together, after the clients have their answers: a call to the cache's process costs as
-much as half a lookup, a batch of 64 costs a call. What was stored a moment ago is not stored again.
+much as half a lookup, a batch of 64 little more. What was stored a moment ago is not stored again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pfxhttpd.outside.store import Store
 
 BATCH = 64
 """Writes that go out at once, whatever their age."""
+HEAVY = 128 * 1024
+"""Characters of values that go out at once, and the longest value that is remembered: more would take too long to send."""
 DELAY = 0.25
 """Seconds a write may wait while its worker is busy; a worker that falls silent sends it at once."""
 RECENT = 4096
@@ -31,6 +33,7 @@ class Memory:
         self._store, self._rule = store, rule
         self._fresh = min(rule.ttl / 4, FRESH)
         self._pending: list[Item] = []
+        self._weight = 0
         self._recent: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         self._losses = store.losses
 
@@ -55,12 +58,18 @@ class Memory:
         recent[key] = (now, mark)
         if len(recent) > RECENT:
             recent.popitem(last=False)
+        if value is not None:
+            self._weight += len(value)
+            if len(value) > HEAVY:
+                value = None
         self._pending.append((key, entry, value, now))
 
     def tend(self) -> None:
         """Send what waits, if there is enough of it or it has waited long enough. For after the answer."""
         pending = self._pending
-        if pending and (len(pending) >= BATCH or time.monotonic() - pending[0][3] >= DELAY):
+        if pending and (
+            len(pending) >= BATCH or self._weight >= HEAVY or time.monotonic() - pending[0][3] >= DELAY
+        ):
             self.flush()
 
     def recall(self, key: bytes) -> str | None:
@@ -76,7 +85,7 @@ class Memory:
             self._mind_losses()
 
     def _take(self) -> list[Item]:
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._weight = self._pending, [], 0
         return pending
 
     def _mind_losses(self) -> None:

@@ -1,0 +1,72 @@
+"""The cache's process alone, without the rest of the server, for whoever tests its callers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from kit.leash import die_with_parent
+from pfxhttpd.outside import store
+from pfxhttpd.outside.scoreboard import Scoreboard, StoreRow
+
+KEY = b"k" * 32
+
+
+class Remembering:
+    """`with Remembering(tmp_path) as cache: Store(cache.directory, KEY)`; `row` shows what it holds.
+
+    Constants of `outside.store` hold in the process as they are at `start`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory)
+        self.row: StoreRow = Scoreboard().store
+        self.pid = 0
+        store.make_directory(self.directory)
+
+    def start(self) -> None:
+        """Returns when it listens."""
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                die_with_parent()
+                threading.excepthook = lambda _: os._exit(1)
+                sys.setswitchinterval(1e-6)  # its threads shall meet wherever they can
+                server = store.serve(self.directory, KEY, self.row.write)
+                os.write(writing, b"ready")
+                os.close(writing)
+                server.serve_forever()
+            finally:
+                os._exit(1)
+        os.close(writing)
+        ready = os.read(reading, 8)
+        os.close(reading)
+        assert ready, "the table's process did not come up"
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def pause(self) -> None:
+        """Returns when it is stopped."""
+        self.signal(signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def kill(self) -> None:
+        if self.pid:
+            self.signal(signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def __enter__(self) -> Remembering:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
