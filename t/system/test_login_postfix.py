@@ -152,7 +152,7 @@ def test_a_hostile_user_name_as_the_account(client: smtplib.SMTP, way: Way):
     """Where the backend names no account it is the user: all of it, or not at all."""
     assert way(client, (HOSTILE + CONTROL).encode(), b"as given").code == NO
     assert way(client, b" ", b"as given").code == NO
-    assert way(client, HOSTILE.replace("\u202e", "").encode(), b"as given").code == IN
+    assert way(client, HOSTILE.encode(), b"as given").code == IN
 
 
 @pytest.mark.parametrize("user, password", [(b"a\0b", b"p"), (b"", b"p"), (b"ann", b""), (b"\xff", b"p"), (b"ann", b"\xff")])
