@@ -210,7 +210,8 @@ def _is_file(path: str, file: tuple[int, int]) -> bool:
 
 
 def retire(door: socket.socket) -> bool:
-    """Closes a listening socket and removes the file it made, unless another server's is there by now.
+    """Closes a listening socket, in every process that has it, and removes the file it made, unless another server's is
+    there by now. A socket of systemd's stays open for who comes after us.
 
     Returns whether a file was removed. Inside a jail, or without the right to write in the directory, none is: the
     next start replaces it.
@@ -221,6 +222,9 @@ def retire(door: socket.socket) -> bool:
         with suppress(OSError):
             os.unlink(path)
             removed = True
+    if isinstance(door, Listening):
+        with suppress(OSError):
+            door.shutdown(socket.SHUT_RDWR)
     door.close()
     return removed
 

@@ -80,22 +80,45 @@ class Child:
 class Slot:
     """A post that is always to be filled: a worker's number in its pool, parking, the cache.
 
-    `successor` takes over from `child` once it is ready. `deaths` counts those in a row that came early.
+    `successor` takes over from `child` once it is ready; `tired` is a child that asks for one. `deaths` counts those in a
+    row that came early.
     """
 
     name: str
     child: Child | None = None
     successor: Child | None = None
+    tired: bool = False
     deaths: int = 0
     due: float = 0.0
+
+    @property
+    def vacant(self) -> bool:
+        """Whether somebody is to be found: there is nobody, or he is tired and has no successor yet."""
+        return self.child is None or (self.tired and self.successor is None)
+
+    def take(self, child: Child) -> None:
+        if self.child is None:
+            self.child = child
+        else:
+            self.successor = child
+
+    def succeed(self) -> Child:
+        """The successor takes over; returns who is to leave."""
+        old, self.child, self.successor, self.tired = self.child, self.successor, None, False
+        return old
 
     def lost(self, child: Child, now: float) -> None:
         """The child is gone; if nobody is to follow, the next one is due after a pause that grows."""
         if self.successor is child:
             self.successor = None
         elif self.child is child:
-            self.child, self.successor = self.successor, None
-        self.deaths = self.deaths + 1 if now - child.born < YOUNG else 0
+            self.child, self.successor, self.tired = self.successor, None, False
+        self.deaths = self.deaths if now - child.born < YOUNG else -1
+        self.failed(now)
+
+    def failed(self, now: float) -> None:
+        """Nobody could be had, or not for long."""
+        self.deaths += 1
         self.due = now + PAUSES[min(self.deaths, len(PAUSES) - 1)]
 
 

@@ -16,7 +16,7 @@ from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
 from pfxhttpd.exchange.secrets import secrets
 from pfxhttpd.outside import handoff, listen, trust
 from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.scoreboard import TARGETS
+from pfxhttpd.outside.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.plan import Door, Plan
 from pfxhttpd.service.login import mechanisms
 
@@ -66,7 +66,8 @@ class Generation:
             Door(listener.where, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
             for listener in self._greeted()
         )
-        return Plan(pools, default.index, self.settings.server.client_idle_timeout, self.max_connections, doors)
+        server = self.settings.server
+        return Plan(pools, default.index, server.client_idle_timeout, self.max_connections, doors, server.logging)
 
     def _greeted(self) -> list[Listener]:
         return [listener for listener in self.settings.server.listen if listener.kind == DOVECOT_SASL]
@@ -129,7 +130,7 @@ def prepare(
             }
             places[key] = Place(key, title, index, pool, ready, sender, mine)
         targets = _targets(settings, previous)
-    except (listen.ListenError, trust.TrustError, Refused) as error:
+    except (listen.ListenError, trust.TrustError, Refused, OSError) as error:
         Generation(0, settings, journal, None, doors, places, {}, 0).close(keeping=previous)
         raise Refused(str(error), getattr(error, "permission", False)) from error
     number = previous.number + 1 if previous else 1
@@ -185,4 +186,6 @@ def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
     pools = [(listener.where, listener.name, listener.worker_pool) for listener in listeners if listener.worker_pool]
     if len(pools) < len(listeners):
         pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
+    if len(pools) > POOLS:
+        raise Refused(f"the configuration has {len(pools)} pools; {POOLS} is the most")
     return pools

@@ -3,6 +3,7 @@ whatever the workers are doing. So this is parking's business."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -39,8 +40,9 @@ class Greeter:
         """Whether clients wait outside, and nobody will tell when they may come in."""
         return bool(self._doors) and not self._open
 
-    def change(self, doors: list[socket.socket], plan: Plan) -> None:
+    def change(self, doors: list[socket.socket], plan: Plan, journal: Journal) -> None:
         """The doors of another plan; those of the last are closed here, not where others have them."""
+        self._log = journal
         self._shut()
         for sock, _ in self._doors.values():
             sock.close()
@@ -61,7 +63,8 @@ class Greeter:
         self._open = False
 
     def accept(self, fd: int) -> tuple[int, Client] | None:
-        """A new client, with the greeting among what is still to be sent to it; None if it is gone already.
+        """A new client, with the greeting among what is still to be sent to it; None if it is gone already, or if the
+        door is: the master shuts those of a listener that it removes, and all when it stops.
 
         Whoever of us closes it, by will or by dying, resets it. After a plain close over TCP Postfix writes its next
         request into the dead connection, and one more user gets a 454 (seen with Postfix 3.7).
@@ -69,7 +72,11 @@ class Greeter:
         sock, door = self._doors[fd]
         try:
             accepted, address = sock.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                self._epoll.unregister(fd)
+                del self._doors[fd]
+                sock.close()
             return None
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:

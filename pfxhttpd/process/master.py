@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
@@ -28,7 +29,7 @@ from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.notify import Notifier
 from pfxhttpd.outside.scoreboard import Scoreboard
 from pfxhttpd.process import desk, status
-from pfxhttpd.process.crew import DISSOLVE, RETIRE, Slot, State
+from pfxhttpd.process.crew import RETIRE, Slot, State
 from pfxhttpd.process.desk import Asker, Desk
 from pfxhttpd.process.generation import GLOBAL, Generation, Refused, prepare
 from pfxhttpd.process.staff import Key, Staff, title, wanted
@@ -72,6 +73,7 @@ class Master:
         self._load, self._notifier = load, notifier
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
+        self._take_signals()
         self._generation = prepare(settings, None, journal, activated)
         self._board.generation = self._generation.number
         try:
@@ -89,6 +91,8 @@ class Master:
         self._again: list[Asker] | None = None
         self._stopping_by = 0.0
         self._ticked = 0.0
+        self._ready = False
+        self._code = os.EX_OK
 
     def abandon(self) -> None:
         """Leave nothing behind of a server that will not serve."""
@@ -110,21 +114,19 @@ class Master:
     def run(self, serving: Callable[[], None]) -> int:
         """Serve until told to stop; `serving` is called once everybody does. Returns the exit code."""
         setproctitle(f"pfxhttpd: master {self._generation.settings.source}")
-        self._take_signals()
         if self._log.info:
             for listener in self._generation.settings.server.listen:
                 self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.where)
         self._staff.settle()
-        ready = False
         while True:
             now = time.monotonic()
             if self._stopping_by:
                 if self._seen_off(now):
-                    return os.EX_OK
+                    return self._code
             else:
                 self._supervise(now)
-            if not ready and self._staff.serving():
-                ready = True
+            if not self._ready and not self._stopping_by and self._staff.serving():
+                self._ready = True
                 if self._log.info:
                     self._log.info("Ready", version=__version__, pid=os.getpid(), workers=len(self._staff.slots))
                 self._notifier.ready(self._summary(), main_pid=os.getpid())
@@ -171,7 +173,10 @@ class Master:
     def _supervise(self, now: float) -> None:
         if self._roll and now >= self._roll.by:
             self._abort("its workers took too long to come up")
-        self._staff.fill(now)
+        for reason in self._staff.fill(now):
+            if self._log.error:
+                self._log.error("Process cannot be started", reason=reason)
+            self._give_up(reason, os.EX_OSERR)
         if self._roll and all(slot.child.state is State.WAITING for slot in self._roll.slots.values()):
             self._commit(self._roll)
         if now >= self._ticked + TICK:
@@ -183,6 +188,16 @@ class Master:
         for child in self._staff.reap():
             if self._roll and any(slot.child is child for slot in self._roll.slots.values()):
                 self._abort(f"{child.name} of the new configuration did not come up")
+            elif child.state is not State.LEAVING:
+                self._give_up(f"{child.name} did not come up", os.EX_SOFTWARE)
+
+    def _give_up(self, reason: str, code: int) -> None:
+        """A server that has never served does not try for ever: whoever starts it is to know, and to decide."""
+        if self._ready or self._stopping_by:
+            return
+        print(f"pfxhttpd: {reason}", file=sys.stderr, flush=True)
+        self._code = code
+        self._stop()
 
     # -- reload -------------------------------------------------------------------------------------------------
 
@@ -213,7 +228,8 @@ class Master:
     def _refuse(self, askers: list[Asker], reason: str) -> None:
         if self._log.error:
             self._log.error("Reload failed, nothing has changed", reason=reason)
-        self._notifier.ready(self._summary())
+        if not self._stopping_by:
+            self._notifier.ready(self._summary())
         desk.refuse(askers, reason)
 
     def _abort(self, reason: str) -> None:
@@ -239,8 +255,10 @@ class Master:
             slot.child.go()
         for (pool, _), slot in old_slots.items():
             for child in (slot.child, slot.successor):
-                if child:
-                    child.leave(RETIRE if pool in new.places else DISSOLVE)
+                if child and pool in new.places:
+                    child.leave(RETIRE)
+                elif child:
+                    self._staff.dissolve(child)
         old.close(keeping=new)
         setproctitle(f"pfxhttpd: master {new.settings.source}")
         for key in _needs_restart(old.settings, new.settings):
@@ -263,6 +281,7 @@ class Master:
         try:
             order = new.plan().pack([place.index for place in added])
             socket.send_fds(parking.channel, [order], [sock.fileno() for sock in sockets])
+            self._staff.plans += 1
         except OSError:
             parking.kill()  # the next one is forked with all it needs
 
@@ -282,6 +301,7 @@ class Master:
             self._log.info("Stopping")
         self._notifier.stopping()
         self._stopping_by = time.monotonic() + self._generation.settings.server.shutdown_timeout
+        desk.refuse(self._again or [], "the server is stopping")
         self._again = None
         if self._roll:
             self._abort("the server is stopping")

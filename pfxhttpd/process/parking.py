@@ -143,7 +143,8 @@ class Parking:
             return
         plan, added = Plan.unpack(message)
         self._plan = plan
-        self._greeter.change([socket.socket(fileno=fd) for fd in descriptors[len(added) :]], plan)
+        self._log = self._log.with_settings(plan.logging)
+        self._greeter.change([socket.socket(fileno=fd) for fd in descriptors[len(added) :]], plan, self._log)
         for index, descriptor in zip(added, descriptors):
             sender = socket.socket(fileno=descriptor)
             sender.setblocking(False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import marshal
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Mapping
+
+from pfxhttpd.config.settings import Logging
 
 MOST_DESCRIPTORS = 253
 """Descriptors that one message can carry (unix(7), SCM_MAX_FD)."""
@@ -22,20 +24,21 @@ class Door:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What parking knows of a configuration: which pool serves a listener, when the silent are let go, how many
-    connections there may be, and the doors that it opens itself."""
+    connections there may be, the doors that it opens itself, and what it is to log."""
 
     pools: Mapping[str, int]
     default: int
     idle: float
     most: int
     doors: tuple[Door, ...]
+    logging: Logging
 
     def pack(self, added: list[int]) -> bytes:
         """The plan as an order; the senders of the pools `added` go along as descriptors, then the doors."""
         doors = [(door.where, door.name, door.mechanisms) for door in self.doors]
-        return marshal.dumps((dict(self.pools), self.default, self.idle, self.most, doors, added))
+        return marshal.dumps((dict(self.pools), self.default, self.idle, self.most, doors, astuple(self.logging), added))
 
     @classmethod
     def unpack(cls, message: bytes) -> tuple[Plan, list[int]]:
-        pools, default, idle, most, doors, added = marshal.loads(message)
-        return cls(pools, default, idle, most, tuple(Door(*door) for door in doors)), added
+        pools, default, idle, most, doors, logging, added = marshal.loads(message)
+        return cls(pools, default, idle, most, tuple(Door(*door) for door in doors), Logging(*logging)), added

@@ -11,6 +11,7 @@ import selectors
 import signal
 import socket
 import time
+from functools import partial
 from typing import Callable, Iterable
 
 from setproctitle import setproctitle
@@ -19,7 +20,7 @@ from pfxhttpd.outside import handoff, quota
 from pfxhttpd.outside.scoreboard import Scoreboard
 from pfxhttpd.outside.store import Store
 from pfxhttpd.process import cache
-from pfxhttpd.process.crew import READY, RETIRE, TIRED, Child, Slot, State, fork
+from pfxhttpd.process.crew import DISSOLVE, PLANNED, READY, RETIRE, TIRED, Child, Slot, State, fork
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.parking import Parking
 from pfxhttpd.process.post import Post
@@ -54,6 +55,9 @@ class Staff:
         """The master's own way to the cache; each worker makes one for itself."""
         self._arrivals, self._arrivals_sender = handoff.channel()
         self._ledger = quota.ledger()
+        self.plans = 0
+        """How many plans parking has been sent and does not go by yet."""
+        self._dissolving: list[Child] = []
 
     # -- posts --------------------------------------------------------------------------------------------------
 
@@ -71,23 +75,29 @@ class Staff:
         """Whether every post is filled by somebody who serves."""
         return all(slot.child is not None and slot.child.state is State.SERVING for slot in self.posts())
 
-    def fill(self, now: float) -> None:
-        """Give every post that is vacant, and whose pause is over, a child."""
+    def fill(self, now: float) -> list[str]:
+        """Give every post that is vacant, and whose pause is over, a child. Returns why some could not be filled."""
+        posts: list[tuple[Slot, Callable[[], Child]]] = [(self.parking, self._fork_parking)]
         if self._wants_cache():
-            if self.cache.child is None and self.cache.due <= now:
-                self.cache.child = self._fork_cache()
+            posts.insert(0, (self.cache, self._fork_cache))
         elif self.cache.child is not None:
             self.cache.child.dismiss()
-        if self.parking.child is None and self.parking.due <= now:
-            self.parking.child = self._fork_parking()
         for key in wanted(self.generation):
             slot = self.slots.setdefault(key, Slot(title(self.generation, key)))
-            if slot.child is None and slot.due <= now:
-                slot.child = self.fork_worker(self.generation, key)
+            posts.append((slot, partial(self.fork_worker, self.generation, key)))
+        failures = []
+        for slot, birth in posts:
+            if slot.vacant and slot.due <= now:
+                try:
+                    slot.take(birth())
+                except (OSError, RuntimeError) as error:
+                    slot.failed(now)
+                    failures.append(f"{slot.name} cannot be started: {error}")
+        return failures
 
     def due(self) -> list[float]:
         """When posts that are vacant now may be filled again."""
-        return [slot.due for slot in self.posts() if slot.child is None]
+        return [slot.due for slot in self.posts() if slot.vacant]
 
     # -- births -------------------------------------------------------------------------------------------------
 
@@ -196,6 +206,9 @@ class Staff:
             self._begin(child)
         elif word == TIRED and child.state is State.SERVING:
             self._relieve(child)
+        elif word == PLANNED:
+            self.plans -= 1
+            self._dissolve()
 
     def _begin(self, child: Child) -> None:
         """A child of the generation that serves may begin at once; one of the next waits until all of them can."""
@@ -203,15 +216,28 @@ class Staff:
             if slot.child is child:
                 child.go()
             elif slot.successor is child:
-                slot.child.leave(RETIRE)
-                slot.child, slot.successor = child, None
+                slot.succeed().leave(RETIRE)
                 child.go()
 
     def _relieve(self, child: Child) -> None:
         """A worker has served its number of requests: its successor first, then it may go."""
-        for key, slot in self.slots.items():
-            if slot.child is child and slot.successor is None:
-                slot.successor = self.fork_worker(self.generation, key)
+        for slot in self.slots.values():
+            if slot.child is child:
+                slot.tired = True
+
+    # -- farewells ----------------------------------------------------------------------------------------------
+
+    def dissolve(self, child: Child) -> None:
+        """Have a worker leave whose pool is no more. It puts back all who wait there, and so is told only when parking
+        sends nobody there any more."""
+        self._dissolving.append(child)
+        self._dissolve()
+
+    def _dissolve(self) -> None:
+        if not self.plans:
+            for child in self._dissolving:
+                child.leave(DISSOLVE)
+            self._dissolving.clear()
 
     # -- deaths -------------------------------------------------------------------------------------------------
 
@@ -238,6 +264,8 @@ class Staff:
             self._board.fire(child.row)
         elif child.name == "parking":
             self._board.park(0)
+            self.plans = 0
+            self._dissolve()
         elif child.name == "cache":
             self._board.store.write(0, 0, 0, 0, 0)
         code = os.waitstatus_to_exitcode(how)

@@ -71,7 +71,10 @@ def serve(settings: Settings, load: Load, start: Start, environ: Mapping[str, st
         start.starter.failed(code)
         return code
     try:
-        return master.run(start.starter.serving)
+        code = master.run(start.starter.serving)
+        if code:
+            start.starter.failed(code)
+        return code
     finally:
         if pidfile:
             pidfile.remove()

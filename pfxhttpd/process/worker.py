@@ -162,7 +162,7 @@ class Worker:
             if row.requests == self._tired_at:
                 self._tell(TIRED)
             self._memory.tend()
-        elif outcome is Outcome.OUTDATED:
+        elif outcome is Outcome.OUTDATED and not self._leaving:
             # The next generation serves; the word to leave is on its way.
             self._post.channel.setblocking(True)
             self._obey()
