@@ -42,13 +42,28 @@ def ask(
     options: argparse.Namespace, environ: Mapping[str, str], request: Mapping[str, Any], patience: float
 ) -> tuple[dict[str, Any], int]:
     """The running server's answer and an exit code; what went wrong is already said."""
+    file = ""
     try:
-        configured = settings(path(options, environ), options.format, environ).server.runtime_directory
-    except Invalid:
+        file = path(options, environ)
+        where = control.directory(settings(file, options.format, environ).server.runtime_directory, environ)
+    except Invalid as error:
         # The file may be broken by now; the server that runs with what it used to say may well be asked.
-        configured = environ.get("PFXHTTP_SERVER_RUNTIME_DIRECTORY", "")
+        where = control.directory(environ.get("PFXHTTP_SERVER_RUNTIME_DIRECTORY", ""), environ)
+        if not _runs_with(where, file, patience):
+            for problem in error.problems:
+                print(problem, file=sys.stderr)
+            return {}, os.EX_CONFIG
     try:
-        return control.ask(control.directory(configured, environ), request, patience), os.EX_OK
+        return control.ask(where, request, patience), os.EX_OK
     except control.ControlError as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return {}, os.EX_UNAVAILABLE
+
+
+def _runs_with(where: str, file: str, patience: float) -> bool:
+    """Whether the server that answers at `where` has its configuration from `file`: no other one is to be stopped."""
+    try:
+        answer = control.ask(where, {"command": "status"}, patience)
+    except control.ControlError:
+        return False
+    return bool(file) and answer.get("status", {}).get("configuration") == os.path.abspath(file)
