@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 UTIME, STIME, PARENT = 11, 12, 1
@@ -66,3 +69,23 @@ def switches(pid: int) -> int:
     found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
     assert found
     return int(found.group(1))
+
+
+def wait_newborn(pid: int, known: set[int], timeout: float = 10.0) -> int:
+    """A child that is not among the known, within microseconds of its birth. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout
+    while not (born := children(pid) - known):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no new child of {pid} within {timeout} s")
+    return min(born)
+
+
+@contextlib.contextmanager
+def limited(pid: int, descriptors: int) -> Iterator[None]:
+    """A process that may open no more files than so many at once (prlimit(2)); its later children neither."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

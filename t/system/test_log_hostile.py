@@ -39,7 +39,7 @@ DRIVEN = {
 """Messages that the test makes appear."""
 
 OURS = {"Worker is stuck and is killed", "Cache failed", "Internal error", "Cannot reach syslog, logging to standard output",
-        "Log lines were lost"}
+        "Log lines were lost", "Process cannot be started"}
 """Messages whose fields only the program itself fills, with names and numbers of the configuration at most."""
 
 
@@ -99,7 +99,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             broken["socket_maps"]["error"]["http_auth_basic"] = basic["http_auth_basic"]
             daemon.reload(broken)
             mark = daemon.log.position
-            os.kill(daemon.workers()[0], signal.SIGKILL)
+            os.kill(daemon.workers()[-1], signal.SIGKILL)  # the oldest may be leaving, after the reload
             daemon.log.wait_for("Process died", start=mark)
             for number, said in ((signal.SIGUSR1, "Status"), (signal.SIGTTIN, "Pool resized")):
                 daemon.send_signal(number)
