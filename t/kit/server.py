@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 from kit.answer import UNSET, Answer, Keyed, Request, Rule, Series
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+TLS_HANDSHAKE = b"\x16"
+NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 NOT_PROGRAMMED = Answer(status=404, json={"error": "the test programmed no answer for this path"})
 
 
@@ -258,6 +260,9 @@ class Server:
                 peer = _common_name(talk)
                 server_name = getattr(talk, "asked_name", "")
             with talk, talk.makefile("rb") as stream:
+                if stream.peek(1)[:1] == TLS_HANDSHAKE:
+                    talk.sendall(NOT_HTTP)
+                    return
                 while (request := read_request(stream, number, peer, server_name)) is not None:
                     if not self._perform(talk, request, self._choose(request)):
                         return

@@ -183,6 +183,11 @@ def _https(backend, authority: Authority) -> http.client.HTTPSConnection:
     return http.client.HTTPSConnection("127.0.0.1", backend.port, timeout=10, context=context)
 
 
+def test_a_plain_backend_refuses_tls_at_once(backend, tmp_path: Path):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask(_https(backend, Authority(tmp_path)), "/")
+
+
 def test_expired_and_misnamed_certificates_are_that(tmp_path: Path):
     authority = Authority(tmp_path)
     for pair, complaint in (
