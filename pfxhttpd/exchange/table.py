@@ -24,13 +24,17 @@ MOST_GONE = 10_000
 
 
 class Counts(NamedTuple):
-    """Of the table: what is in it, and what has happened to it since it was made."""
+    """Of the table: what is in it, and what has happened to it since it was made.
+
+    `changes` grows whenever something that was put before is not there any more, for another reason than age or room.
+    """
 
     entries: int
     bytes: int
     hits: int
     misses: int
     evictions: int
+    changes: int
 
 
 class Table:
@@ -41,19 +45,22 @@ class Table:
         self._entries: OrderedDict[bytes, tuple[float, str, str, int]] = OrderedDict()
         self._gone: OrderedDict[bytes, float] = OrderedDict()
         self._purged: dict[str | None, float] = {}
-        self._bytes = self._hits = self._misses = self._evictions = 0
+        self._bytes = self._hits = self._misses = self._evictions = self._changes = 0
 
     @property
     def counts(self) -> Counts:
-        return Counts(len(self._entries), self._bytes, self._hits, self._misses, self._evictions)
+        return Counts(len(self._entries), self._bytes, self._hits, self._misses, self._evictions, self._changes)
 
     def put(self, items: Iterable[Item], most: int) -> None:
         """Remember the items, or forget where their value is None; `most` entries stay."""
         entries, gone, purged = self._entries, self._gone, self._purged
         for key, name, value, given in items:
             if (purged or key in entries or key in gone) and given < self._newest(key, name):
+                self._changes += 1
                 continue
-            self._forget(key)
+            if key in entries:
+                self._changes += entries[key][2] != value
+                self._forget(key)
             if value is None:
                 self._mark(key, given)
                 continue
@@ -80,6 +87,7 @@ class Table:
     def purge(self, name: str | None, keys: Iterable[bytes], now: float) -> int:
         """Forget the `keys`; without any, all entries of that name; without a name, everything. Returns how many."""
         before = len(self._entries)
+        self._changes += 1
         chosen = list(keys)
         for key in chosen:
             self._mark(key, now)

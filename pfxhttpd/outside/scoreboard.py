@@ -138,16 +138,30 @@ class PoolRow:
 
 
 class StoreRow:
-    """What the cache holds and how it fares; the cache's process alone writes it."""
+    """What the cache holds and how it fares; the cache's process alone writes it, while there is one."""
 
     NAMES = ("entries", "bytes", "hits", "misses", "evictions")
+    CHANGES = len(NAMES)
 
     def __init__(self, grid: Grid, base: int) -> None:
-        self._cells = grid.ints[base : base + len(self.NAMES)]
+        self._cells = grid.ints[base : base + len(self.NAMES) + 1]
+        self._before = self.changes
 
     def write(self, *counts: int) -> None:
-        for cell, count in enumerate(counts):
+        """The counts by `NAMES`, then the changes since `clear`."""
+        for cell, count in enumerate(counts[: self.CHANGES]):
             self._cells[cell] = count
+        self._cells[self.CHANGES] = self._before + counts[self.CHANGES]
+
+    def clear(self) -> None:
+        """There is nothing: the table is a new one, or gone. That is a change like any other."""
+        self._before = self.changes + 1
+        self.write(0, 0, 0, 0, 0, 0)
+
+    @property
+    def changes(self) -> int:
+        """Differs from what it was when something that a worker has stored may not be there any more."""
+        return self._cells[self.CHANGES]
 
     def read(self) -> dict[str, int]:
         return dict(zip(self.NAMES, self._cells))

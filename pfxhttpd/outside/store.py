@@ -36,8 +36,8 @@ MOST_REPLY = 16 * 1024 * 1024
 """Bytes; the longest value that a backend can give has 10 MiB."""
 TYPE = "table"
 
-Tell = Callable[[int, int, int, int, int], None]
-"""Is told entries, bytes, hits, misses and evictions after every change."""
+Tell = Callable[[int, int, int, int, int, int], None]
+"""Is told the table's counts after every change (`exchange.table.Counts`)."""
 
 _LENGTH = struct.Struct("!i")
 """What precedes each message of `multiprocessing.connection` that is shorter than 2 GiB."""

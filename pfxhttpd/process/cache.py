@@ -29,7 +29,7 @@ def run(
         os._exit(os.EX_SOFTWARE)
 
     threading.excepthook = give_up
-    row.write(0, 0, 0, 0, 0)
+    row.clear()
     try:
         server = store.serve(directory, authkey, row.write)
     except store.StoreError as error:

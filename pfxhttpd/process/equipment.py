@@ -34,7 +34,7 @@ class Equipment:
             lines=_share(server.http_client, post.pool.max_workers),
             quota=post.quota,
         )
-        self.memory = Memory(post.store, server.response_cache)
+        self.memory = Memory(post.store, post.board.store, server.response_cache)
         session = Straight(self.transport)
 
         def backend(entry: Entry) -> Backend:

@@ -267,7 +267,7 @@ class Staff:
             self.plans = 0
             self._dissolve()
         elif child.name == "cache":
-            self._board.store.write(0, 0, 0, 0, 0)
+            self._board.store.clear()
         code = os.waitstatus_to_exitcode(how)
         log = self.generation.journal
         if code and child.state is not State.LEAVING and log.error:

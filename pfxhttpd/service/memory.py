@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 from pfxhttpd.config.settings import ResponseCache
 from pfxhttpd.exchange.table import Item
+from pfxhttpd.outside.scoreboard import StoreRow
 from pfxhttpd.outside.store import Store
 
 BATCH = 64
@@ -27,15 +28,18 @@ time, never after it."""
 
 
 class Memory:
-    """One worker's side of the response cache; `rule` says whether there is one, and for how long an answer is good."""
+    """One worker's side of the response cache; `rule` says whether there is one, and for how long an answer is good.
 
-    def __init__(self, store: Store, rule: ResponseCache) -> None:
-        self._store, self._rule = store, rule
+    `row` tells when something that was stored may be there no more: it is then stored as soon as it is heard again.
+    """
+
+    def __init__(self, store: Store, row: StoreRow, rule: ResponseCache) -> None:
+        self._store, self._row, self._rule = store, row, rule
         self._fresh = min(rule.ttl / 4, FRESH)
         self._pending: list[Item] = []
         self._weight = 0
         self._recent: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        self._losses = store.losses
+        self._seen = (row.changes, store.losses)
 
     @property
     def enabled(self) -> bool:
@@ -52,6 +56,10 @@ class Memory:
         """
         now = time.monotonic()
         recent, mark = self._recent, hash(value)
+        seen = (self._row.changes, self._store.losses)
+        if seen != self._seen:
+            self._seen = seen
+            recent.clear()
         known = recent.get(key)
         if known is not None and known[1] == mark and now - known[0] < self._fresh:
             return
@@ -74,22 +82,13 @@ class Memory:
 
     def recall(self, key: bytes) -> str | None:
         """The answer that was good within the last `ttl` seconds, None when none is known."""
-        value = self._store.get(key, self._rule.ttl, self._take(), self._rule.max_entries)
-        self._mind_losses()
-        return value
+        return self._store.get(key, self._rule.ttl, self._take(), self._rule.max_entries)
 
     def flush(self) -> None:
         """Send what waits."""
         if self._pending:
             self._store.put(self._take(), self._rule.max_entries)
-            self._mind_losses()
 
     def _take(self) -> list[Item]:
         pending, self._pending, self._weight = self._pending, [], 0
         return pending
-
-    def _mind_losses(self) -> None:
-        """What may have got lost is stored again as soon as it is heard again."""
-        if self._losses != self._store.losses:
-            self._losses = self._store.losses
-            self._recent.clear()

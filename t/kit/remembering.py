@@ -36,6 +36,7 @@ class Remembering:
                 die_with_parent()
                 threading.excepthook = lambda _: os._exit(1)
                 sys.setswitchinterval(1e-6)  # its threads shall meet wherever they can
+                self.row.clear()
                 server = store.serve(self.directory, KEY, self.row.write)
                 os.write(writing, b"ready")
                 os.close(writing)

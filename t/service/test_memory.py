@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rememberi
 
 
 def worker(cache: Remembering, rule: ResponseCache = RULE) -> Memory:
-    return Memory(Store(cache.directory, KEY), rule)
+    return Memory(Store(cache.directory, KEY), cache.row, rule)
 
 
 def key(number: int) -> bytes:
@@ -205,6 +205,39 @@ def test_what_was_lost_while_the_cache_was_stopped_is_told_again(
     monkeypatch.setattr(store, "LIMIT", 5.0)
     one.remember(K, "map", "value")
     assert one.recall(K) == "value"
+
+
+def test_what_others_have_changed_is_stored_again(cache: Remembering) -> None:
+    one, other = worker(cache), worker(cache)
+    for undo in (lambda: other.remember(K, "map", None), lambda: other.remember(K, "map", "new")):
+        one.remember(K, "map", "value")
+        one.flush()
+        undo()
+        other.flush()
+        one.remember(K, "map", "value")
+        assert other.recall(K) != "value"
+        assert one.recall(K) == other.recall(K) == "value"
+
+
+def test_what_was_purged_is_stored_again(cache: Remembering) -> None:
+    one = worker(cache)
+    one.remember(K, "map", "value")
+    one.flush()
+    Store(cache.directory, KEY).purge("map", [K])
+    one.remember(K, "map", "value")
+    assert one.recall(K) == "value"
+
+
+def test_a_write_that_came_too_late_is_not_believed_to_have_been_in_time(cache: Remembering) -> None:
+    one, other = worker(cache), worker(cache)
+    one.remember(K, "map", "value")
+    other.remember(K, "map", None)
+    other.flush()
+    one.flush()
+    assert other.recall(K) is None
+    one.remember(K, "map", "value")
+    one.flush()
+    assert other.recall(K) == "value"
 
 
 def test_what_a_worker_remembers_of_its_own_writes_is_bounded(cache: Remembering) -> None:
