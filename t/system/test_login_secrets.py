@@ -53,7 +53,7 @@ def site(backend: Backend) -> Iterator[Logins]:
         "outage": Answer(503),
         "odd": Answer(raw=b"\xff\xfe", then="close"),
         "hanging": Answer(silent=True),
-        "waiting": Answer(200, hold=HELD),
+        "patience": Answer(200, hold=HELD),
     }
     backend.answer("/login", Keyed(by_user, Answer(404), "username"))
     entries = {"login": login(backend.url("/login"), timeout="200ms"),
@@ -134,17 +134,21 @@ def test_nothing_shows_a_password(site: Logins, service: str, unix: bool):
 
 
 def test_nothing_shows_a_password_while_the_backend_is_asked(site: Logins, backend: Backend):
+    """Nor who the user is, but for the log when it is decided: only which service is busy."""
     needs("root")
-    password = Password("waiting")
+    password = Password("patience")
+    mark = site.log.position
     with site.client("waiting") as client:
         plain_in_one_piece(client, password)
         backend.wait_requests(1, "/login")
         shown = everywhere(site)
+        titles = " ".join(site.daemon.children().values())
         backend.release(HELD)
-        assert client.line().startswith("OK")
-    assert "busy" in shown and "waiting" in shown
-    assert password.text not in shown and password.plain.decode() not in shown
-    assert "waiting" not in "".join(title for title in site.daemon.children().values())
+        assert client.line() == "OK\t1\tuser=patience"
+    assert "global waiting" in titles and "busy" in shown
+    for form in (password.user, password.text, password.plain.decode()):
+        assert form not in shown
+    site.log.wait_for("user=patience", start=mark)
 
 
 def test_parking_never_has_a_password_that_came_in_one_piece(site: Logins):
