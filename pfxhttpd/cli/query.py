@@ -183,7 +183,10 @@ class Conversation:
         buffer = b""
         while (reply := take(buffer)) is None:
             with self._in_time():
-                data = self._socket.recv(65536)
+                try:
+                    data = self._socket.recv(65536)
+                except ConnectionResetError:  # how a SASL service hangs up over TCP
+                    data = b""
             if not data:
                 raise Unanswered(f"{self._where} closed the connection without a reply")
             buffer += data

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,10 @@ class Scripted:
     """Accepts one connection, greets, waits for a whole question, answers in pieces and closes. `heard` is what came."""
 
     def __init__(self, listener: socket.socket, question_ends: bytes, *answer: bytes, greeting: bytes = b"",
-                 stays: bool = False) -> None:
+                 stays: bool = False, resets: bool = False) -> None:
         self.heard = b""
         self._listener, self._ends, self._answer = listener, question_ends, answer
-        self._greeting, self._stays = greeting, stays
+        self._greeting, self._stays, self._resets = greeting, stays, resets
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -46,6 +47,8 @@ class Scripted:
                 connection.sendall(piece)
             if self._stays:
                 connection.recv(1)
+            if self._resets:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def join(self) -> None:
         self._thread.join(10)
@@ -207,6 +210,13 @@ def test_a_dropped_login_is_temporary(capsys: pytest.CaptureFixture[str]) -> Non
     with scripted(b"\n", greeting=GREETING) as (_, where):
         assert ask("--address", where, "--sasl", "login", "alice") == 75
     assert "closed the connection without a reply" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("typed")
+def test_a_reset_is_a_hang_up_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(b"\n", greeting=GREETING, resets=True) as (_, where):
+        assert ask("--address", where, "--sasl", "login", "alice") == 75
+    assert capsys.readouterr().err == f"pfxhttpd: {where} closed the connection without a reply\n"
 
 
 @pytest.mark.usefixtures("typed")
