@@ -58,13 +58,18 @@ def test_files_of_what_is_not_enabled_are_left_alone(accepted: Any) -> None:
     (None, "the file cannot be used: No such file or directory"), (b"", "the file cannot be used: it is empty"), (b"\n", "the file cannot be used: it is empty"),
     (b"u:p\nv:q\n", "the file must hold one line of text"), (b"u:p\n\n", "the file must hold one line of text"), (b"u:\xff", "the file cannot be used: it is not UTF-8 text"),
     (b"u:\0", "the file must hold one line of text"), (b"geheim", "the file must hold user:password, but there is no colon"),
-    (b"u:" + b"x" * 65536, "the file cannot be used: it is larger than 64 KiB"),
+    (b"u:" + b"x" * 65535, "the file cannot be used: it is larger than 64 KiB"),
 ])
 def test_a_file_that_holds_no_login(content: bytes | None, reason: str, tmp_path: Path, refused: Any) -> None:
     if content is not None:
         (tmp_path / "login").write_bytes(content)
     (line,) = refused(START + f"    http_auth_basic_file: {tmp_path}/login\n")
     assert line == f"8:27: socket_maps.demo.http_auth_basic_file: {reason}"
+
+
+def test_the_largest_file(tmp_path: Path, accepted: Any) -> None:
+    (tmp_path / "login").write_bytes(b"u:" + b"x" * 65534)
+    accepted(START + f"    http_auth_basic_file: {tmp_path}/login\n")
 
 
 def test_what_is_no_regular_file_does_not_stall_the_loading(tmp_path: Path, refused: Any) -> None:

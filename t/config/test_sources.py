@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_every_key_given_twice_is_told_in_toml(refused: Refused) -> None:
     ("a: 1\n---\nb: 1\n", "yaml", "f:2:1: not valid YAML: a second document begins here; only one is allowed"),
     ("a: 1\nb: \x07\n", "yaml", "f:2:4: not valid YAML: the character U+0007 is not allowed"),
     ('a: "\\UFFFFFFFF"\n', "yaml", "f:1:7: not valid YAML: an escape that names no character"),
-    ('{"a": 1,}', "json", "f:1:9: not valid JSON: expecting property name enclosed in double quotes"),
+    ('{"a": 1, ,', "json", "f:1:10: not valid JSON: expecting property name enclosed in double quotes"),
     ('{"a": 1\n "b": 2}', "json", "f:2:2: not valid JSON: expecting ',' delimiter"),
     ("{'a': 1}", "json", "f:1:2: not valid JSON: expecting property name enclosed in double quotes"),
     ('{"a": "x\ny"}', "json", "f:1:9: not valid JSON: invalid control character at"),
@@ -223,6 +224,28 @@ def test_odd_yaml_keys_are_reported(text: str, refused: Refused) -> None:
 ])
 def test_texts_that_nothing_can_carry(form: str, text: str, refused: Refused) -> None:
     assert any("must not hold U+0000 or half a surrogate pair" in line for line in refused(text, form))
+
+
+@pytest.mark.parametrize("key, value", [("a", "\ud800:x"), ("a", "\ud800"), ("\ud800", "u:p"), ("a\0", "u:p")])
+def test_such_a_text_is_told_once_and_nothing_else_stumbles_over_it(key: str, value: str, refused: Refused) -> None:
+    entry = {"target": "http://h/", "value_field": "v", "http_auth_basic": value}
+    server = {"listen": [{"kind": "socket_map", "name": "a", "port": 1}]}
+    (line,) = refused(json.dumps({"server": server, "socket_maps": {key: entry}}), "json")
+    assert line.endswith("must not hold U+0000 or half a surrogate pair")
+
+
+def test_toml_s_dates_are_no_texts(refused: Refused) -> None:
+    text = '[server]\nchroot = 1979-05-27\n[[server.listen]]\nkind = "socket_map"\nname = "a"\nport = 1\n[socket_maps.a]\ntarget = "http://h/"\nvalue_field = "v"\n'
+    assert refused(text, "toml") == ["2:10: server.chroot: expected an absolute path, not a date"]
+
+
+def test_the_largest_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"#" * source.LARGEST)
+    assert len(source.read(str(path))) == source.LARGEST
+    path.write_bytes(b"#" * (source.LARGEST + 1))
+    with pytest.raises(Invalid, match="larger than 1 MiB"):
+        source.read(str(path))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
