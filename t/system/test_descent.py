@@ -189,9 +189,11 @@ def test_without_root_nobody_else_can_be_become(tmp_path: Path) -> None:
         "socket_maps: {m: {target: 'http://127.0.0.1:9/', value_field: result}}\n"
     )
     try:
-        # The interpreter may lie where only root can execute it; so the change comes after all is imported.
+        # Interpreter and tree may lie where only root can read; so the change comes after all is loaded.
         program = (
             "import os, pwd, sys, pfxhttpd.__main__ as program\n"
+            "from pfxhttpd.outside import jail\n"
+            "jail.preload('pfxhttpd')\n"
             f"user = pwd.getpwnam({USER!r})\n"
             "os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)\n"
             f"sys.exit(program.main(['--config', {str(file)!r}, 'run']))\n"
