@@ -165,7 +165,9 @@ class Load:
             while client.asked_at:
                 self.turn(1.0)
         for number in range(clients):
-            self.add(number)
+            client, moment = self.add(number), time.monotonic() + 0.02
+            while client.questions < 2 and time.monotonic() < moment:
+                self.turn(0.001)
         end = time.monotonic() + warm
         while time.monotonic() < end:
             self.turn(0.001)

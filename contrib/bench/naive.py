@@ -17,7 +17,7 @@ from typing import BinaryIO
 import requests
 
 
-def lookup(stream: BinaryIO, session: requests.Session, url: str) -> bytes | None:
+def lookup(stream: BinaryIO, session: requests.Session, url: str, verify: str | bool) -> bytes | None:
     length = b""
     while (digit := stream.read(1)) != b":":
         if not digit:
@@ -26,7 +26,7 @@ def lookup(stream: BinaryIO, session: requests.Session, url: str) -> bytes | Non
     payload = stream.read(int(length) + 1)[:-1].decode()
     _, _, key = payload.partition(" ")
     try:
-        answer = session.post(url, json={"key": key}, timeout=10)
+        answer = session.post(url, json={"key": key}, timeout=10, verify=verify)
         answer.raise_for_status()
         value = answer.json().get("result")
         reply = f"OK {value}" if value else "NOTFOUND "
@@ -35,7 +35,7 @@ def lookup(stream: BinaryIO, session: requests.Session, url: str) -> bytes | Non
     return b"%d:%b," % (len(reply.encode()), reply.encode())
 
 
-def check(stream: BinaryIO, session: requests.Session, url: str) -> bytes | None:
+def check(stream: BinaryIO, session: requests.Session, url: str, verify: str | bool) -> bytes | None:
     attributes = {}
     while (line := stream.readline()) != b"\n":
         if not line:
@@ -43,7 +43,7 @@ def check(stream: BinaryIO, session: requests.Session, url: str) -> bytes | None
         name, _, value = line.decode().rstrip("\n").partition("=")
         attributes[name] = value
     try:
-        answer = session.post(url, json=attributes, timeout=10)
+        answer = session.post(url, json=attributes, timeout=10, verify=verify)
         answer.raise_for_status()
         action = answer.json().get("action") or "DUNNO"
     except (requests.RequestException, ValueError):
@@ -54,12 +54,10 @@ def check(stream: BinaryIO, session: requests.Session, url: str) -> bytes | None
 def work(door: socket.socket, kind: str, url: str, ca: str) -> None:
     answer = lookup if kind == "map" else check
     session = requests.Session()
-    if ca:
-        session.verify = ca
     while True:
         client, _ = door.accept()
         with client, client.makefile("rb") as stream:
-            while (reply := answer(stream, session, url)) is not None:
+            while (reply := answer(stream, session, url, ca or True)) is not None:
                 client.sendall(reply)
 
 

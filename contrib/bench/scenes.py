@@ -14,11 +14,13 @@ from typing import Any
 
 import servers
 from load import measure
-from servers import Pfxhttpd, Server
+from servers import Elsewhere, Pfxhttpd, Server
 
 WORKERS = 4
 SLOW, SLOW_WORKERS, SLOW_CLIENTS = 0.020, 32, 200
 RELOAD_EVERY = 0.7
+QUEUE = 1000
+"""max_queue where 200 clients are busy: with its default of ten per worker, those beyond would wait to be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,12 @@ class Plan:
 
     def take(self, server: Server, kind: str, clients: int, silent: int = 0, port: int = 0, **more: Any) -> dict[str, Any]:
         used: dict[str, float] = {}
-        figures = measure(
-            self.generator, kind, port or server.port, clients, silent, seconds=self.seconds,
-            during=lambda moment: used.__setitem__(moment, server.processor_time()), **more,
-        )  # fmt: skip
+        with Elsewhere() as elsewhere:
+            figures = measure(
+                self.generator, kind, port or server.port, clients, silent, seconds=self.seconds,
+                during=lambda moment: used.__setitem__(moment, server.processor_time()), **more,
+            )  # fmt: skip
+        figures["elsewhere"] = elsewhere.share * 100
         figures["processor"] = (used["end"] - used["begin"]) / max(1, figures["answers"]) * 1e6
         return figures
 
@@ -57,7 +61,7 @@ def straightforward(plan: Plan) -> Iterator[Sample]:
         naive = {
             kind: stack.enter_context(servers.naive(plan.directory, kind, WORKERS, url)) for kind in ("map", "policy")
         }
-        ours = stack.enter_context(Pfxhttpd(plan.directory, url, WORKERS))
+        ours = stack.enter_context(Pfxhttpd(plan.directory, url, WORKERS, queue=QUEUE))
         for turn in range(plan.repeats):
             for kind in ("map", "policy"):
                 port = ours.map_port if kind == "map" else ours.policy_port
@@ -97,7 +101,7 @@ def slow_backend(plan: Plan) -> Iterator[Sample]:
     """A backend that takes 20 ms: 200 clients by 32 workers, beside 32 connections straight to it."""
     with ExitStack() as stack:
         behind = stack.enter_context(servers.backend(plan.directory, delay=SLOW))
-        ours = stack.enter_context(Pfxhttpd(plan.directory, f"http://127.0.0.1:{behind.port}/", SLOW_WORKERS))
+        ours = stack.enter_context(Pfxhttpd(plan.directory, f"http://127.0.0.1:{behind.port}/", SLOW_WORKERS, queue=QUEUE))
         scene = f"20 ms backend, {SLOW_WORKERS} at a time"
         for turn in range(plan.repeats):
             yield Sample("straight", scene, turn, plan.take(behind, "http", SLOW_WORKERS, name="/", warm=1.0))

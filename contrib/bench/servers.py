@@ -9,6 +9,7 @@ import datetime
 import ipaddress
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -44,6 +45,9 @@ def wait_port(port: int, process: subprocess.Popen[Any], patience: float = 20.0)
 class Server:
     """A process group under way. Environment variables that name proxies are kept from it."""
 
+    alive: set[Server] = set()
+    """All that have been started and not stopped."""
+
     def __init__(self, command: list[str], log: Path, **more: Any) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environment["PYTHONPATH"] = str(TREE)
@@ -54,6 +58,7 @@ class Server:
             )
         self.pid = self.process.pid
         self.port = 0
+        Server.alive.add(self)
 
     def members(self) -> list[int]:
         """The living processes of its session."""
@@ -86,6 +91,7 @@ class Server:
         return size
 
     def stop(self) -> None:
+        Server.alive.discard(self)
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -107,6 +113,32 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Elsewhere:
+    """How much of the machine was used by somebody else, or not given to it by its host, while this context lasted."""
+
+    share = 0.0
+    """Of all processors' time."""
+
+    def __enter__(self) -> Elsewhere:
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (used, elapsed), (used_before, before) = self._read(), self._before
+        self.share = max(0.0, used - used_before) / (elapsed - before)
+
+    @staticmethod
+    def _read() -> tuple[float, float]:
+        """Seconds used by others, and seconds that there were, since some time in the past."""
+        ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        user, nice, system, idle, waiting, interrupts, soft, stolen = ticks
+        ours = sum(server.processor_time() for server in Server.alive)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            usage = resource.getrusage(who)
+            ours += usage.ru_utime + usage.ru_stime
+        return (user + nice + system + stolen) / TICKS - ours, sum(ticks) / TICKS
 
 
 class Own(Server):
@@ -171,7 +203,10 @@ class Pfxhttpd(Server):
     `first_answer` is the seconds from the start of its process to the first answer to a lookup.
     """
 
-    def __init__(self, directory: Path, url: str, workers: int = 4, level: str = "info", ca: str = "") -> None:
+    def __init__(
+        self, directory: Path, url: str, workers: int = 4, level: str = "info", ca: str = "", queue: int = 0
+    ) -> None:
+        """`queue` is max_queue, 0 its default."""
         self.map_port, self.policy_port = free_port(), free_port()
         home = directory / f"pfxhttpd-{self.map_port}"
         (home / "run").mkdir(parents=True)
@@ -182,7 +217,7 @@ class Pfxhttpd(Server):
                     {"kind": kind, "name": "bench", "type": "tcp", "address": "127.0.0.1", "port": port}
                     for kind, port in ports.items()
                 ],
-                "worker_pool": {"max_workers": workers},
+                "worker_pool": {"max_workers": workers, **({"max_queue": queue} if queue else {})},
                 "logging": {"level": level},
                 "runtime_directory": str(home / "run"),
                 **({"tls": {"enabled": True, "root_ca": ca}} if ca else {}),

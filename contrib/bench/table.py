@@ -110,8 +110,9 @@ def rows(samples: list[Sample]) -> list[list[str]]:
     return found
 
 
-COLUMNS = (("rate", "{:.0f}"), ("p50", "{:.2f}"), ("p99", "{:.2f}"), ("slowest", "{:.0f}"), ("processor", "{:.0f}"))
-HEADING = ["scene", "server", "per s", "p50 ms", "p99 ms", "slowest", "µs each", "× rate", "× µs", "least/most", "bad"]
+COLUMNS = (("rate", "{:.0f}"), ("p50", "{:.2f}"), ("p99", "{:.2f}"), ("slowest", "{:.0f}"), ("processor", "{:.0f}"),
+           ("elsewhere", "{:.0f}"))
+HEADING = ["scene", "server", "per s", "p50 ms", "p99 ms", "slowest", "µs each", "else %", "× rate", "× µs", "least/most", "bad"]
 
 
 def text(machine: dict[str, Any], samples: list[Sample], wanted: list[Target]) -> str:
