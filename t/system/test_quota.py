@@ -1,0 +1,121 @@
+"""max_connections_per_host, held over all workers of a real daemon: under load, past deaths, through reloads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from kit.backend import Answer, Request, ThreadBackend
+from kit.configuration import socket_map
+from kit.deadline import deadline
+from kit.site import Site
+
+
+class Crowded:
+    """A rule that counts how many connections were busy at once, and lets nobody go before `gate` is set."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Answer:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        self.gate.wait(20)
+        with self._lock:
+            self._now -= 1
+        return Answer(json={"result": request.json()["key"]})
+
+
+def test_many_clients_few_places():
+    rule = Crowded()
+    with ThreadBackend() as backend, Site(
+        {"map": socket_map(backend.url("/map"))}, workers=6, http_client={"max_connections_per_host": 2}
+    ) as site, contextlib.ExitStack() as stack:
+        backend.answer("/map", rule)
+        clients = [stack.enter_context(site.client()) for _ in range(12)]
+        for turn in range(10):
+            for number, client in enumerate(clients):
+                client.send("map", f"{turn}.{number}")
+            assert [client.reply() for client in clients] == [f"OK {turn}.{number}" for number in range(12)]
+        assert 1 <= rule.most <= 2
+        assert backend.open_connections() <= 2
+
+
+def test_no_place_within_the_timeout():
+    rule = Crowded()
+    rule.gate.clear()
+    with ThreadBackend() as backend, Site(
+        {"map": socket_map(backend.url("/map")), "hasty": socket_map(backend.url("/map"), timeout="300ms")},
+        workers=2, http_client={"max_connections_per_host": 1},
+    ) as site, site.client() as first, site.client() as second:
+        backend.answer("/map", rule)
+        first.send("map", "a")
+        backend.wait_requests(1)
+        assert second.ask("hasty", "b").startswith("TIMEOUT ")
+        assert backend.connections() == 1
+        rule.gate.set()
+        assert first.reply() == "OK a"
+        assert second.ask("hasty", "c") == "OK c", "the place is free again though its connection is kept"
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["in the middle of a request", "with a kept connection"])
+def test_a_dead_worker_holds_no_place(busy: bool):
+    rule = Crowded()
+    with ThreadBackend() as backend, Site(
+        {"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}
+    ) as site, site.client() as first, site.client() as second:
+        backend.answer("/map", rule)
+        if busy:
+            rule.gate.clear()
+            first.send("map", "a")
+            backend.wait_requests(1)
+        else:
+            assert first.ask("map", "a") == "OK a"
+        holder = next(pid for pid in site.daemon.workers() if _connected(pid, backend.port))
+        os.kill(holder, signal.SIGKILL)
+        rule.gate.set()
+        assert second.ask("map", "b") == "OK b"
+
+
+def test_old_and_new_workers_share_the_places():
+    rule = Crowded()
+    with ThreadBackend() as backend, Site(
+        {"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}
+    ) as site, site.client() as first, site.client() as second:
+        backend.answer("/map", rule)
+        rule.gate.clear()
+        first.send("map", "a")
+        backend.wait_requests(1)
+        before = set(site.daemon.workers())
+        site.daemon.send_signal(signal.SIGHUP)
+        with deadline(10):
+            while not set(site.daemon.workers()) - before:
+                pass
+        second.send("map", "b")
+        with pytest.raises(TimeoutError):
+            backend.wait_requests(2, timeout=0.5)
+        rule.gate.set()
+        assert [first.reply(), second.reply()] == ["OK a", "OK b"]
+        assert rule.most == 1
+
+
+def _connected(pid: int, port: int) -> bool:
+    """Whether a process has a connection to a port of the loopback: its descriptors against /proc/net/tcp."""
+    inodes = set()
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for line in table.readlines()[1:]:
+            fields = line.split()
+            if fields[2].endswith(f":{port:04X}"):
+                inodes.add(f"socket:[{fields[9]}]")
+    with contextlib.suppress(OSError):
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}") in inodes for fd in os.listdir(f"/proc/{pid}/fd"))
+    return False
