@@ -21,6 +21,9 @@ from pfxhttpd.wire.mechanisms import PASSWORDS, Mechanism
 
 DISCONNECT = "disconnect"
 
+TOGETHER = 16
+"""Lines that are answered in one step at most; then others have their turn."""
+
 
 def mechanisms(entry: Entry | None) -> tuple[Mechanism, ...]:
     """What is offered to the clients of an entry's listener."""
@@ -36,27 +39,37 @@ class Logins:
     def step(self, client: Client) -> bytes | None:
         """What to send for the next line in `client.unread`, which is consumed; None when it is not whole yet.
 
+        Lines that call for nothing go together with the one that follows: whoever greets and asks in one piece, as Exim
+        does, is then answered in one step, and its password waits nowhere in between.
         Raises `wire.malformed.Malformed` for a line that does not end, `HangUp`.
         """
         taken = take_line(client.unread)
         if taken is None:
             return None
-        line, used = taken
-        client.unread = client.unread[used:]
         backend = self._backends.get(client.name)
         offered = mechanisms(backend.entry if backend else None)
         connection = Connection.thaw(client.state, offered) if client.state else Connection(offered)
+        reply = b""
+        for _ in range(TOGETHER):
+            line, used = taken
+            client.unread = client.unread[used:]
+            reply = self._answer(backend, connection, line, Trace(client))
+            taken = None if reply else take_line(client.unread)
+            if taken is None:
+                break
+        client.state = connection.freeze()
+        return reply
+
+    def _answer(self, backend: Backend | None, connection: Connection, line: bytes, trace: Trace) -> bytes:
+        """What to send for one line, b"" for nothing. Raises `HangUp`."""
         turn = connection.hear(line)
-        trace = Trace(client)
         if turn.note and self._log.debug:
             self._log.debug("SASL line", **trace.fields, note=turn.note)
         if turn.close:
             raise HangUp(turn.close)
-        reply = turn.send
         if turn.attempt:
-            reply += self._decide(backend, connection, turn.attempt, trace)
-        client.state = connection.freeze()
-        return reply
+            return turn.send + self._decide(backend, connection, turn.attempt, trace)
+        return turn.send
 
     def _decide(self, backend: Backend | None, connection: Connection, attempt: Attempt, trace: Trace) -> bytes:
         """The bytes that answer the attempt. Raises `HangUp` where Postfix would take them for a wrong password."""

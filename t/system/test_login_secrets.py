@@ -175,6 +175,22 @@ def test_parking_never_has_a_password_that_came_in_one_piece(site: Logins):
         client.close()
 
 
+def test_nor_one_that_came_with_the_handshake(site: Logins):
+    """As Exim's come; many at once, so that every worker has others to attend to."""
+    needs("root")
+    passwords = [Password() for _ in range(10 * MANY)]
+    clients = [site.client("login", handshake=False) for _ in passwords]
+    for client, password in zip(clients, passwords):
+        client.greet()
+        client.send_raw(b"VERSION\t1\t1\nCPID\t7\nAUTH\t1\tPLAIN\tresp=" + password.plain + b"\n")
+    for client in clients:
+        assert client.line() == f"OK\t1\tuser={ACCOUNT}"
+    forms = [form for password in passwords for form in password.forms]
+    assert memory_holds(site.daemon.process_named("parking"), *forms) == set()
+    for client in clients:
+        client.close()
+
+
 def test_what_passes_through_parking_is_the_rest_of_a_line(site: Logins):
     """A client that was parked in the middle of a line is read by parking until the line is whole: there is no other way
     to keep its slowness from the workers. What this test finds there, the one above would find, too."""
