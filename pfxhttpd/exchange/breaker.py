@@ -26,11 +26,15 @@ class Rule(NamedTuple):
 
     A probe that has not reported after `lease`, because its worker died, is given up and another one goes.
     The lease should be longer than the target's timeout.
+
+    Requests that set out together time out together. For `settle` seconds after a timeout of its own, a worker lets the
+    others' count before it asks again: else whoever is first would be held for another timeout.
     """
 
     failures: int
     cooldown: float
     lease: float
+    settle: float = 0.0
 
 
 class Breaker(NamedTuple):

@@ -19,6 +19,8 @@ from pfxhttpd.service.socketmap import Lookups
 
 PROBE_GRACE = 10.0
 """Seconds past its timeout after which a probe counts as lost with its worker."""
+SETTLE = 0.05
+"""Part of its timeout that a worker whose request took all of it lets pass, if need be, before it asks again."""
 
 
 class Equipment:
@@ -60,6 +62,6 @@ def _share(client: HttpClient, workers: int) -> int:
 
 def _fuse(entry: Entry, post: Post, settings: Settings, journal: Journal) -> Fuse:
     breaker = settings.server.circuit_breaker
-    rule = Rule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE)
+    rule = Rule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE, entry.timeout * SETTLE)
     probes = max(1, post.pool.max_workers // 2)
     return Fuse(post.board, post.targets[entry.target], rule, probes, plain_target(entry.target), journal)

@@ -94,15 +94,18 @@ class Backend:
         Raises `BackendFailure` when there is no answer, or none that can be judged; its reason names no secret.
         """
         leave = self._fuse.enter()
-        alive = False
+        alive = late = False
         try:
             verdict = judge(self.entry, self._ask(question, body))
             alive = True
         except OwnCredentials:
             alive = True
             raise
+        except BackendFailure as failure:
+            late = failure.timeout
+            raise
         finally:
-            self._fuse.leave(leave, alive)
+            self._fuse.leave(leave, alive, late)
         return verdict
 
     def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> Answer:

@@ -9,12 +9,17 @@ it is, and requests go out as if there were no breaker.
 
 from __future__ import annotations
 
+import math
 import time
 
 from pfxhttpd.exchange.answer import BackendFailure
 from pfxhttpd.exchange.breaker import ASK, CLOSED, HALF_OPEN, PROBE, REFUSE, STATES, Breaker, Rule, allow, record
 from pfxhttpd.outside.journal import Journal
 from pfxhttpd.outside.scoreboard import Scoreboard
+
+
+STEP = 0.002
+"""Seconds between looks at what others' requests come to."""
 
 
 class Open(BackendFailure):
@@ -31,10 +36,14 @@ class Fuse:
     def __init__(self, board: Scoreboard, row: int, rule: Rule, probes: int, target: str, journal: Journal) -> None:
         self._board, self._row, self._rule, self._probes = board, board.target(row), rule, probes
         self._target, self._log = target, journal
+        self._late_at = -math.inf
 
     def enter(self) -> int:
         """Leave to ask the target, to be handed back to `leave`. Raises `Open` when it is to be left alone."""
         row = self._row
+        if row.healthy:
+            return ASK
+        self._settle()
         if row.state == CLOSED:
             return ASK
         leave, _ = allow(Breaker(*row.read()), time.monotonic(), self._rule)
@@ -43,6 +52,12 @@ class Fuse:
         if leave == REFUSE:
             raise Open("backend has failed repeatedly and is given a pause")
         return leave
+
+    def _settle(self) -> None:
+        """If a request of this worker's has just timed out, see what becomes of those that others sent at that time."""
+        row, until = self._row, self._late_at + self._rule.settle
+        while row.state == CLOSED and not row.healthy and time.monotonic() < until:
+            time.sleep(STEP)
 
     def _probe(self) -> int:
         """It seems to be time for a probe: see whether this request may be the one."""
@@ -61,9 +76,11 @@ class Fuse:
         self._tell(before, after)
         return leave
 
-    def leave(self, given: int, success: bool) -> None:
-        """How the request went that had been given leave."""
+    def leave(self, given: int, success: bool, late: bool = False) -> None:
+        """How the request went that had been given leave; `late` if it took all the time there was."""
         row = self._row
+        if late:
+            self._late_at = time.monotonic()
         if row.healthy and (success or not self._rule.failures):
             return
         if not row.lock():

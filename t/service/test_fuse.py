@@ -30,9 +30,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def monotonic(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
 
 
 class Site:
@@ -219,6 +224,44 @@ def test_off_it_closes_what_was_open(site: Site) -> None:
     assert fuse.enter() == ASK
     fuse.leave(ASK, success=False)
     assert site.state() == CLOSED
+
+
+# -- requests that time out together ------------------------------------------------------------------------------------
+
+SETTLING = RULE._replace(settle=0.1)
+
+
+def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -> None:
+    first, other = site.fuse(SETTLING), site.fuse(SETTLING)
+    first.leave(first.enter(), success=False, late=True)
+    site.clock.meanwhile = lambda: other.leave(ASK, success=False, late=True)
+    assert enters(first) == REFUSED
+    assert site.clock.now < 1000.0 + SETTLING.settle
+    assert site.transitions == ["open"]
+
+
+def test_he_waits_no_longer_than_it_makes_sense(site: Site) -> None:
+    fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
+    fuse.leave(fuse.enter(), success=False, late=True)
+    assert other.enter() == ASK and site.clock.now == 1000.0, "whose own request did not time out"
+    assert fuse.enter() == ASK
+    assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01)
+    assert fuse.enter() == ASK
+    assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01), "and only once"
+
+
+def test_a_sign_of_life_ends_the_wait(site: Site) -> None:
+    fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
+    fuse.leave(fuse.enter(), success=False, late=True)
+    site.clock.meanwhile = lambda: other.leave(ASK, success=True)
+    assert fuse.enter() == ASK
+    assert site.clock.now < 1000.01
+
+
+def test_what_fails_at_once_is_not_waited_for(site: Site) -> None:
+    fuse = site.fuse(SETTLING)
+    fuse.leave(fuse.enter(), success=False)
+    assert fuse.enter() == ASK and site.clock.now == 1000.0
 
 
 # -- a worker that stops or dies while it has the row -------------------------------------------------------------------

@@ -1,0 +1,280 @@
+"""The circuit breaker on the real daemon: a black hole costs a few timeouts in all, and nobody else."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kit import ports
+from kit.backend import Answer, Backend
+from kit.clients import Closed
+from kit.configuration import socket_map
+from kit.fallback import NOISE, breaker
+from kit.load import Load
+from kit.logfmt import parse
+from kit.logins import Logins, login
+from kit.operator import reload, status, wait_status
+from kit.site import Site
+from kit.volley import fire
+
+WORKERS, FAILURES, TIMEOUT = 8, 5, 2.0
+GOOD = Answer(json={"result": "good"})
+DOWN = Answer(status=503)
+PAUSED = "TEMP backend has failed repeatedly and is given a pause"
+
+
+def breaker_rule(failures: int = FAILURES, cooldown: str = "60s") -> dict[str, Any]:
+    return {"circuit_breaker": {"failures": failures, "cooldown": cooldown}}
+
+
+def site_of(backend: Backend, *names: str, timeout: str = "2s", **server: Any) -> Site:
+    """A daemon whose maps ask /NAME of the backend."""
+    maps = {name: socket_map(backend.url(f"/{name}"), timeout=timeout) for name in names}
+    return Site(maps, **{"workers": 2, "level": "info", **breaker_rule(), **server})
+
+
+def transitions(site: Site, target: str, start: int = 0) -> list[str]:
+    """The states that the log tells of, in order."""
+    lines = [parse(line.partition(" ")[2]) for line in site.log.find("Circuit breaker changed", start)]
+    return [line["state"] for line in lines if line["target"] == target]
+
+
+# -- the black hole -----------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_lookups_into_a_black_hole_take_one_timeout(backend: Backend) -> None:
+    backend.answer("/hole", silent=True)
+    with site_of(backend, "hole", workers=WORKERS) as site:
+        backend.forget()
+        volley = fire(site.map_port, "hole", 100, 10)
+        asked = backend.count("/hole")
+        print(f"1000 lookups: {volley.seconds:.3f} s, {asked} of them reached the black hole; p99 {volley.quantile(.99):.3f}")
+        assert len(volley.replies) == 1000
+        assert {reply.split()[0] for reply in volley.replies} == {"TIMEOUT", "TEMP"}
+        assert sum(reply.startswith("TIMEOUT ") for reply in volley.replies) == asked
+        assert volley.replies.count(PAUSED) == 1000 - asked
+        assert WORKERS <= asked < WORKERS + FAILURES
+        assert TIMEOUT <= volley.seconds < TIMEOUT + NOISE * 2
+        again = fire(site.map_port, "hole", 100, 10)
+        print(f"the next 1000 lookups: {again.seconds:.3f} s")
+        assert set(again.replies) == {PAUSED} and backend.count("/hole") == asked
+        assert transitions(site, backend.url("/hole")) == ["open"]
+
+
+def test_fewer_workers_than_failures_go_once_more(backend: Backend) -> None:
+    """No later request goes out once the count is full, however the workers' timeouts fall together."""
+    backend.answer("/hole", silent=True)
+    with site_of(backend, "hole", timeout="500ms", workers=3) as site:
+        backend.forget()
+        volley = fire(site.map_port, "hole", 50, 4)
+        assert FAILURES <= backend.count("/hole") < 3 + FAILURES
+        assert volley.seconds < 2 * 0.5 + 2 * NOISE
+
+
+def pester(site: Site, name: str, over: threading.Event) -> None:
+    """A client that asks again and again, until it is over."""
+    with site.client() as client:
+        while not over.wait(0.02):
+            client.ask(name, "k")
+
+
+def test_a_healthy_target_is_answered_throughout(backend: Backend) -> None:
+    """Beside as many black holes as there are workers, each of which is asked and probed all the time."""
+    holes = [f"hole{number}" for number in range(WORKERS)]
+    for hole in holes:
+        backend.answer(f"/{hole}", silent=True)
+    backend.answer("/healthy", GOOD)
+    rule = breaker_rule(cooldown="1s")
+    with site_of(backend, "healthy", *holes, timeout="1s", workers=WORKERS, **rule) as site:
+        site.config["server"]["logging"]["level"] = "error"  # thousands of lines would take the time that is measured
+        reload(site.daemon, site.config)
+        for hole in holes:
+            fire(site.map_port, hole, WORKERS, 1)
+        assert "closed" not in {breaker(site.daemon, backend.url(f"/{hole}")) for hole in holes}
+        before = {hole: backend.count(f"/{hole}") for hole in holes}
+        over, times = threading.Event(), []
+        crowd = [threading.Thread(target=pester, args=(site, hole, over)) for hole in holes]
+        for thread in crowd:
+            thread.start()
+        with site.client() as client:
+            until = time.monotonic() + 3.0
+            while (asked := time.monotonic()) < until:
+                assert client.ask("healthy", "k") == "OK good"
+                times.append(time.monotonic() - asked)
+        over.set()
+        probes = sum(backend.count(f"/{hole}") - before[hole] for hole in holes)
+        times.sort()
+        p99 = times[int(len(times) * 0.99)]
+        print(f"{len(times)} healthy lookups beside {probes} probes: median {times[len(times) // 2] * 1000:.2f} ms, "
+              f"p99 {p99 * 1000:.1f} ms, slowest {times[-1] * 1000:.1f} ms")
+        for thread in crowd:
+            thread.join()
+        assert p99 < 0.05
+        assert probes >= WORKERS // 2, "the black holes were probed meanwhile"
+
+
+def until_ok(site: Site, name: str, within: float) -> float:
+    """Asks without a break until the answer is good; how long that took."""
+    began = time.monotonic()
+    with site.client() as client:
+        while client.ask(name, "k") != "OK good":
+            assert time.monotonic() - began < within
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("bad", [Answer(silent=True), DOWN], ids=["a black hole", "503"])
+def test_the_backends_return_is_found_within_the_cooldown(backend: Backend, bad: Answer) -> None:
+    backend.answer("/back", bad)
+    with site_of(backend, "back", timeout="1s", workers=WORKERS, **breaker_rule(cooldown="1s")) as site:
+        fire(site.map_port, "back", WORKERS, 1)
+        seen = backend.count("/back")
+        with Load(("127.0.0.1", site.map_port), 1, map_name="back"):
+            backend.wait_requests(seen + 1, "/back")  # the worst moment to come back: a probe has just set out
+            backend.answer("/back", GOOD)
+            took = until_ok(site, "back", 20)
+        print(f"first good answer after {took:.2f} s")
+        assert took < 1.0 + 1.0 + NOISE
+        states = transitions(site, backend.url("/back"))
+        assert states[:2] == ["open", "half-open"] and states[-1] == "closed" and states.count("closed") == 1
+        assert breaker(site.daemon, backend.url("/back")) == "closed"
+
+
+# -- what counts --------------------------------------------------------------------------------------------------------
+
+FAILS = {
+    "503": DOWN,
+    "429": Answer(status=429),
+    "HTML": Answer(body=b"<html>"),
+    "half": Answer(json={"result": "x" * 100}, cut=20),
+    "reset": Answer(drop=True, then="reset"),
+    "silent": Answer(silent=True),
+}
+ANSWERS = {
+    "404": Answer(status=404),
+    "absent": Answer(json={}),
+    "error": Answer(json={"error": "no"}),
+    "object": Answer(json={"result": {}}),
+    "value": GOOD,
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(backend: Backend) -> Iterator[Site]:
+    for name, answer in {**FAILS, **ANSWERS}.items():
+        backend.answer(f"/{name}", answer)
+    with site_of(backend, *FAILS, *ANSWERS, timeout="300ms", **breaker_rule(3)) as site:
+        yield site
+
+
+@pytest.mark.parametrize("kind", FAILS)
+def test_failures_in_a_row_open_it(kinds: Site, backend: Backend, kind: str) -> None:
+    for _ in range(6):
+        assert re.match("TEMP |TIMEOUT ", kinds.ask(kind, "k"))
+    asked = backend.count(f"/{kind}")
+    assert asked == 3 if kind != "reset" else 3 <= asked <= 6, "a broken connection may be tried twice"
+    (target,) = [each for each in status(kinds.daemon)["targets"] if each["target"] == backend.url(f"/{kind}")]
+    assert (target["breaker"], target["failures"]) == ("open", 3)
+    assert 0 <= target["seconds"] < 60
+    assert transitions(kinds, backend.url(f"/{kind}")) == ["open"]
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_whatever_a_living_backend_says_does_not(kinds: Site, backend: Backend, kind: str) -> None:
+    for _ in range(6):
+        assert not kinds.ask(kind, "k").startswith("T")
+    assert backend.count(f"/{kind}") == 6
+    assert breaker(kinds.daemon, backend.url(f"/{kind}")) == "closed"
+
+
+def test_failures_count_only_in_a_row(backend: Backend) -> None:
+    with site_of(backend, "map", **breaker_rule(3)) as site:
+        for _ in range(3):
+            backend.answer("/map", DOWN)
+            for _ in range(2):
+                assert site.ask("map", "k") == "TEMP backend answered with status code 503"
+            backend.answer("/map", GOOD)
+            assert site.ask("map", "k") == "OK good"
+        assert transitions(site, backend.url("/map")) == []
+
+
+def test_a_refused_connection_counts_and_a_target_is_one_whoever_asks_it() -> None:
+    with ports.refusing() as port:
+        target = f"http://127.0.0.1:{port}/"
+        maps = {name: socket_map(target) for name in ("one", "two")} | {"other": socket_map(target + "other")}
+        with Site(maps, level="info", **breaker_rule(2)) as site:
+            for name in ("one", "two"):
+                assert "refused" in site.ask(name, "k")
+            assert site.ask("one", "k") == site.ask("two", "k") == PAUSED
+            assert "refused" in site.ask("other", "k")
+
+
+def test_our_own_credentials_are_no_outage(backend: Backend) -> None:
+    """A login backend that answers 401 is up: nobody gets in, but nobody waits either when that is mended."""
+    with Logins({"login": login(backend.url("/login"))}, **breaker_rule(2)) as logins:
+
+        def attempt() -> str:
+            with logins.client("login") as client:
+                try:
+                    return client.plain("ann", "wonderland")
+                except Closed:
+                    return "closed"
+
+        backend.answer("/login", status=401)
+        assert {attempt() for _ in range(4)} == {"closed"} and backend.count("/login") == 4
+        assert breaker(logins.daemon, backend.url("/login")) == "closed"
+        backend.answer("/login", DOWN)
+        assert {attempt() for _ in range(2)} == {"closed"} and backend.count("/login") == 6
+        assert breaker(logins.daemon, backend.url("/login")) == "open"
+        backend.answer("/login", status=200)
+        assert attempt() == "closed" and backend.count("/login") == 6
+
+
+# -- reloads ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_keeps_what_is_known_of_a_target_and_begins_anew_with_another(backend: Backend) -> None:
+    backend.answer("/old", DOWN)
+    backend.answer("/new", GOOD)
+    backend.answer("/newer", GOOD)
+    with site_of(backend, "old", **breaker_rule(2)) as site:
+        for _ in range(3):
+            site.ask("old", "k")
+        reload(site.daemon)
+        assert site.ask("old", "k") == PAUSED and backend.count("/old") == 2
+        for path in ("/new", "/newer"):
+            site.config["socket_maps"]["old"]["target"] = backend.url(path)
+            reload(site.daemon, site.config)
+            assert breaker(site.daemon, backend.url(path)) == "closed"
+            assert site.ask("old", "k") == "OK good"
+        site.config["socket_maps"]["old"]["target"] = backend.url("/old")
+        reload(site.daemon, site.config)
+        assert site.ask("old", "k").endswith("503"), "it was away, and is a new one"
+
+
+def test_it_can_be_switched_off(backend: Backend) -> None:
+    backend.answer("/off", DOWN)
+    with site_of(backend, "off", **breaker_rule(2)) as site:
+        for _ in range(3):
+            site.ask("off", "k")
+        assert breaker(site.daemon, backend.url("/off")) == "open"
+        site.config["server"].update(breaker_rule(0))
+        reload(site.daemon, site.config)
+        for _ in range(6):
+            assert site.ask("off", "k").endswith("503")
+        assert backend.count("/off") == 8
+        assert breaker(site.daemon, backend.url("/off")) == "closed"
+
+
+def test_status_tells_it_to_people(backend: Backend) -> None:
+    with Site({"map": socket_map(backend.url("/shown?token=s3cret"))}, level="info", **breaker_rule(1)) as site:
+        backend.answer("/shown", DOWN)
+        site.ask("map", "k")
+        wait_status(site.daemon, lambda told: told["targets"][0]["breaker"] == "open", "an open breaker")
+        shown = site.daemon.run("status").stdout
+        assert re.search(rf"^target {backend.url('/shown')}: breaker open for \d+\.\d s, 1 failures$", shown, re.M), shown
+        assert "s3cret" not in shown + site.log.text
