@@ -17,6 +17,7 @@ from kit.answer import Answer, Request
 from kit.backend import Backend, ThreadBackend
 from kit.clients import Sasl
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, WRONG, Logins, login
+from kit.needs import needs
 from kit.processes import resident
 
 LIMIT = 65536
@@ -65,6 +66,8 @@ def alive(client: Sasl, number: int = 999) -> bool:
 
 
 def size(site: Logins) -> int:
+    """The memory of all its processes, which root alone may look at."""
+    needs("root")
     return resident([site.daemon.pid, *site.daemon.children()])
 
 
