@@ -115,6 +115,7 @@ def test_a_healthy_target_is_answered_throughout(backend: Backend) -> None:
         for thread in crowd:
             thread.join()
         assert p99 < 0.05
+        assert times[-1] < 0.5, "and nobody waited for a worker that a probe held"
         assert probes >= WORKERS // 2, "the black holes were probed meanwhile"
 
 
@@ -254,6 +255,22 @@ def test_a_reload_keeps_what_is_known_of_a_target_and_begins_anew_with_another(b
         site.config["socket_maps"]["old"]["target"] = backend.url("/old")
         reload(site.daemon, site.config)
         assert site.ask("old", "k").endswith("503"), "it was away, and is a new one"
+
+
+def test_a_probe_of_a_target_that_is_gone_holds_up_nobody(backend: Backend) -> None:
+    """Two workers allow one probe at a time; the one under way is of a target that a reload takes away."""
+    backend.answer("/gone", DOWN)
+    backend.answer("/stays", DOWN)
+    with site_of(backend, "gone", "stays", timeout="4s", **breaker_rule(1, "1s")) as site, site.client() as client:
+        for name in ("gone", "stays"):
+            assert client.ask(name, "k").endswith("503")
+        backend.answer("/gone", silent=True)
+        with Load(("127.0.0.1", site.map_port), 1, map_name="gone"):
+            backend.wait_requests(2, "/gone")
+            del site.config["socket_maps"]["gone"]
+            reload(site.daemon, site.config)
+        backend.answer("/stays", GOOD)
+        until_ok(site, "stays", 2.5)
 
 
 def test_it_can_be_switched_off(backend: Backend) -> None:
