@@ -329,6 +329,8 @@ class Master:
                 child.dismiss()
         if children:
             return False
+        for number in self._acts:
+            signal.signal(number, signal.SIG_IGN)  # a second TERM must not change the exit code of a stop that is done
         self._desk.close()
         if self._log.info:
             self._log.info("Stopped")
