@@ -19,7 +19,7 @@ import threading
 import time
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from multiprocessing.context import ProcessError
-from multiprocessing.managers import BaseManager, Server
+from multiprocessing.managers import Server
 from typing import Any, Callable, Iterable
 
 from pfxhttpd.exchange.table import Item, Table
@@ -30,11 +30,14 @@ LIMIT = 0.045
 delays nobody by more than a tenth of a second."""
 PAUSE = 1.0
 """Seconds without a try after a call that failed, so that a dead store costs one `LIMIT` a second, not one a call."""
+STEP = 0.01
+"""Seconds between attempts to reach a table whose process is not up yet."""
 PATIENCE = 2.0
 """Seconds that the server gives a stranger to say who he is."""
 MOST_REPLY = 16 * 1024 * 1024
 """Bytes; the longest value that a backend can give has 10 MiB."""
-TYPE = "table"
+TABLE = "table"
+"""The shared object's name, known to all ahead: so nobody has to have one made, as callers of a manager usually do."""
 
 Tell = Callable[[int, int, int, int, int, int], None]
 """Is told the table's counts after every change (`exchange.table.Counts`)."""
@@ -96,10 +99,6 @@ class _Desk:
         return forgotten
 
 
-class _Manager(BaseManager):
-    """A registry of its own."""
-
-
 class _Server(Server):
     """The manager's server, which hangs up on strangers that stay silent: each has a thread and a descriptor."""
 
@@ -128,16 +127,16 @@ def _set_limit(sock: socket.socket, seconds: float) -> None:
 def serve(directory: str, authkey: bytes, tell: Tell) -> Server:
     """The manager's server, listening in the private `directory`. Raises `StoreError`."""
     path = address(directory)
-    desk = _Desk(tell)
-    _Manager.register(TYPE, callable=lambda: desk, exposed=("put", "get", "purge"))
     try:
         state = os.stat(directory)
         if state.st_uid != os.geteuid() or stat.S_IMODE(state.st_mode) & 0o077:
             raise StoreError(f"cache directory {directory}: must be ours alone (mode 0700)")
         remove(directory)
-        return _Server(_Manager._registry, path, authkey, "pickle")
+        server = _Server({}, path, authkey, "pickle")
     except OSError as error:
         raise StoreError(f"cache socket {path}: {error.strerror or error}") from error
+    server.id_to_obj[TABLE] = (_Desk(tell), {"put", "get", "purge"}, None)
+    return server
 
 
 def remove(directory: str) -> None:
@@ -212,10 +211,20 @@ class Store:
     def __init__(self, directory: str, authkey: bytes) -> None:
         self._path, self._authkey = address(directory), authkey
         self._line: _Line | None = None
-        self._table = ""
         self._not_before = 0.0
         self.losses = 0
         """Grows whenever something that was put may not be there any more: a call failed, or the table is a new one."""
+
+    def open(self, patience: float) -> None:
+        """Connect ahead of need, while nobody waits: for `patience` seconds at most."""
+        deadline = time.monotonic() + patience
+        while self._line is None:
+            try:
+                self._line = self._connect(deadline)
+            except _MISHAPS:
+                if time.monotonic() + STEP >= deadline:
+                    return
+                time.sleep(STEP)
 
     def put(self, items: list[Item], most: int) -> None:
         """Have the items remembered, or forgotten (see `exchange.table`), if that can be."""
@@ -255,29 +264,16 @@ class Store:
 
     def _ask(self, deadline: float, method: str, args: tuple[Any, ...]) -> Any:
         if self._line is None:
-            self._line = self._open(deadline)
+            self._line = self._connect(deadline)
         self._line.deadline = deadline
-        return self._line.request(self._table, method, *args)
-
-    def _open(self, deadline: float) -> _Line:
-        first = self._connect(deadline)
-        try:
-            self._table, _ = first.request(None, "create", TYPE)
-        finally:
-            first.close()
-        line = self._connect(deadline)
-        try:
-            line.request(None, "accept_connection", f"pfxhttpd-{os.getpid()}")
-        except BaseException:
-            line.close()
-            raise
-        return line
+        return self._line.request(TABLE, method, *args)
 
     def _connect(self, deadline: float) -> _Line:
         line = _Line(self._path, deadline)
         try:
             answer_challenge(line, self._authkey)
             deliver_challenge(line, self._authkey)
+            line.request(None, "accept_connection", f"pfxhttpd-{os.getpid()}")
         except BaseException:
             line.close()
             raise

@@ -19,6 +19,8 @@ from pfxhttpd.service.socketmap import Lookups
 
 PROBE_GRACE = 10.0
 """Seconds past its timeout after which a probe counts as lost with its worker."""
+PATIENCE = 0.5
+"""Seconds that a worker waits for the cache before it serves without."""
 SETTLE = 0.05
 """Part of its timeout that a worker whose request took all of it lets pass, if need be, before it asks again."""
 
@@ -36,6 +38,8 @@ class Equipment:
             lines=_share(server.http_client, post.pool.max_workers),
             quota=post.quota,
         )
+        if server.response_cache.enabled:
+            post.store.open(PATIENCE)
         self.memory = Memory(post.store, post.board.store, server.response_cache)
         session = Straight(self.transport)
 

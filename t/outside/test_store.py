@@ -169,6 +169,36 @@ def test_a_defect_over_there_is_nothing_known_over_here(cache: Remembering, call
     assert get(Store(cache.directory, KEY), K) == "value"
 
 
+def test_it_can_be_reached_ahead_of_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Remembering(tmp_path / "cache")
+    early = Store(cache.directory, KEY)
+    opening = threading.Thread(target=early.open, args=(10.0,))
+    opening.start()
+    cache.start()
+    opening.join()
+    monkeypatch.setattr(Store, "_connect", None)
+    monkeypatch.setattr(store, "LIMIT", 5.0)
+    put(early, K, "value")
+    assert get(early, K) == "value" and early.losses == 0
+    cache.kill()
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_reaching_it_ahead_of_need_ends_in_time_and_is_no_failure(cache: Remembering, stopped: bool) -> None:
+    early = Store(cache.directory, KEY)
+    if stopped:
+        cache.pause()
+    else:
+        cache.kill()
+    assert 0.05 < took(lambda: early.open(0.1)) < 0.1 + TOLERANCE
+    if stopped:
+        cache.signal(signal.SIGCONT)
+    else:
+        cache.start()
+    surely_put(early, K, "value")
+    assert get(Store(cache.directory, KEY), K) == "value"
+
+
 # -- when it is slow, stopped or gone -----------------------------------------------------------------------------------
 
 
