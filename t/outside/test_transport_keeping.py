@@ -120,8 +120,11 @@ def test_idle_ones_expire_while_others_are_busy(monkeypatch: pytest.MonkeyPatch)
 # -- what nobody asked for ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("surplus", [SMUGGLED, SMUGGLED[:1], SMUGGLED[:20], b"garbage", b"\0"],
-                         ids=["response", "letter", "head", "garbage", "NUL"])
+UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nx"
+
+
+@pytest.mark.parametrize("surplus", [SMUGGLED, SMUGGLED[:1], SMUGGLED[:20], b"garbage", b"\0", UPGRADE],
+                         ids=["response", "letter", "head", "garbage", "NUL", "another protocol"])
 def test_bytes_after_a_response_are_no_answer(our_way: Way, surplus: bytes):
     with Scripted([Hear(), Say(ONE + surplus), AwaitEnd(), Tell("closed")], [Hear(), Say(TWO), Stay()]) as server:
         assert [asked(our_way, server.url) for _ in range(2)] == [b"one", b"two"]

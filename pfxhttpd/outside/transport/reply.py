@@ -52,7 +52,7 @@ class Reply:
         self.heard += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.complete:
                 raise self._named(error) from error
             self.surplus = True
@@ -81,7 +81,7 @@ class Reply:
                 return value
         return None
 
-    def _named(self, error: httptools.HttpParserError) -> exceptions.RequestException:
+    def _named(self, error: Exception) -> exceptions.RequestException:
         if isinstance(error.__context__, exceptions.RequestException):
             return error.__context__
         kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
