@@ -11,7 +11,7 @@ from kit.operator import connections, reload, serving, status, wait_status
 
 WORKERS = 4
 LOOKUPS, GENERATIONS, RELOADS = 200_000, 1_000, 100
-GROWTH = 3 * 1024
+GROWTH = 2 * 1024
 """kB by which a process may be larger in the end: caches and counters fill, and no allocator gives everything back."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from pathlib import Path
+import sys
 
 import pytest
 
@@ -15,12 +15,12 @@ from kit.configuration import configuration, listener, socket_map
 from kit.daemon import Daemon
 from kit.operator import status
 
-CANNOT, MAY_NOT, CONFIGURATION = 69, 77, 78
+CANNOT, OF_THE_SYSTEM, CONFIGURATION = 69, 71, 78
 
 
 def config(*listeners: dict, **server) -> dict:
     maps = {"map": socket_map("http://127.0.0.1:1/", timeout="1s")}
-    return configuration(*listeners, socket_maps=maps, workers=1, level="info", **server)
+    return configuration(*listeners, socket_maps=maps, **{"workers": 1, "level": "info", **server})
 
 
 def inet(port: int) -> dict:
@@ -153,3 +153,21 @@ def test_signals_that_were_blocked_at_the_start_are_heard(serve):
     assert daemon.wait() == 0
     daemon.stop()
     assert not leash.alive(daemon.pid)
+
+
+def test_a_start_for_which_there_are_no_descriptors_is_refused(serve, tmp_path):
+    """The limit is met when some of the children are there already: they go, too."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -n 40\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    pidfile, port = tmp_path / "pid", ports.free()
+    settings = config(inet(port), workers=60)
+    daemon = serve(settings, ready=False, python=str(python), arguments=("run", "--pidfile", str(pidfile)))
+    assert daemon.wait() == OF_THE_SYSTEM
+    daemon.log.wait_end()
+    said = [line for line in daemon.log.lines() if line.startswith("pfxhttpd: ")]
+    assert len(said) == 1 and "Too many open files" in said[0]
+    assert not daemon.log.find("Ready") and not daemon.processes()
+    assert not daemon.socket_files() and not pidfile.exists()
+    daemon.check_log()
+    daemon.destroy()
