@@ -29,7 +29,6 @@ def run(
         os._exit(os.EX_SOFTWARE)
 
     threading.excepthook = give_up
-    row.clear()
     try:
         server = store.serve(directory, authkey, row.write)
     except store.StoreError as error:

@@ -153,17 +153,20 @@ def test_what_the_backend_has_taken_back_does_not_come_again(site: Site, backend
         assert checking.ask(recipient="k") == "DEFER Temporary server problem"
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer(json={"error": "tenant locked"}), Answer(status=404), Answer(json={"result": {}})]
-)
-def test_an_error_says_nothing_about_what_is_remembered(site: Site, backend: Backend, answer: Answer) -> None:
-    backend.answer("/map", json={"result": "value"})
-    site.ask("map", "k")
-    wait_cached(site.daemon, 1)
-    backend.answer("/map", answer)
-    assert site.ask("map", "k").startswith("PERM ")
-    backend.answer("/map", DOWN)
-    assert site.ask("map", "k") == "OK value"
+def test_an_error_says_nothing_about_what_is_remembered(alone: Site, backend: Backend) -> None:
+    for answer in (Answer(json={"error": "tenant locked"}), Answer(status=404), Answer(json={"result": {}, "action": "1"})):
+        backend.answer("/map", json={"result": "value"})
+        backend.answer("/pol", json={"action": "OK"})
+        assert alone.ask("map", "k") == "OK value"
+        assert alone.act("pol", recipient="k") == "OK"
+        backend.answer("/map", answer)
+        backend.answer("/pol", answer)
+        assert alone.ask("map", "k").startswith("PERM ")
+        assert alone.act("pol", recipient="k").startswith("DEFER ")
+        backend.answer("/map", DOWN)
+        backend.answer("/pol", DOWN)
+        assert alone.ask("map", "k") == "OK value"
+        assert alone.act("pol", recipient="k") == "OK"
 
 
 # -- under which name ---------------------------------------------------------------------------------------------------
