@@ -131,6 +131,11 @@ class PoolRow:
         queued = self._ints[self._sent] - self._ints[self._gone] - self._board.taken(self.index)
         self._ints[self._waiting] = kept + max(0, queued)
 
+    @property
+    def taken(self) -> int:
+        """Clients that the workers say they have taken."""
+        return self._board.taken(self.index)
+
     def settle(self, kept: int) -> None:
         """The kernel's queue is known to be empty: forget what workers that died had taken uncounted."""
         self._ints[self._gone] = self._ints[self._sent] - self._board.taken(self.index)

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections import deque
 from fcntl import ioctl
 
@@ -17,6 +18,8 @@ from pfxhttpd.outside.scoreboard import PoolRow
 from pfxhttpd.service import trace
 
 SIOCOUTQ = 0x5411
+CERTAIN = 1.0
+"""Seconds after which a worker that took a client has said so, or is dead."""
 
 
 class Queue:
@@ -26,6 +29,8 @@ class Queue:
         self._sender, self._row, self._epoll, self._log = sender, row, epoll, journal
         self._kept: deque[tuple[int, Client]] = deque()
         self._full = False
+        self._doubted: tuple[int, float] | None = None
+        """What workers had taken when the queue was first seen empty against the count, and since when."""
 
     @property
     def fd(self) -> int:
@@ -47,10 +52,21 @@ class Queue:
         if self._kept and not self._full:
             self.deliver()
         elif not self._kept and self._row.waiting:
-            if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
-                self._row.count(0)
-            else:
-                self._row.settle(0)
+            self._count_anew()
+
+    def _count_anew(self) -> None:
+        """Between taking a client and saying so, a worker looks like one that died with it; so the count is put right
+        only when an empty queue and a count that says otherwise have stood beside each other for a while."""
+        self._row.count(0)
+        if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
+            self._doubted = None
+            return
+        now, taken = time.monotonic(), self._row.taken
+        if self._doubted is None or self._doubted[0] != taken:
+            self._doubted = (taken, now)
+        elif now - self._doubted[1] >= CERTAIN:
+            self._row.settle(0)
+            self._doubted = None
 
     def deliver(self) -> None:
         """Put clients where the next free worker finds them, as many as the kernel takes."""
