@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from kit.certificates import Authority
 from kit.exchange import Way, ours, stock, trusting
 from kit.scripted import AwaitEnd, Hear, Reset, Say, Scripted, Secure, Stay, Tell
 from kit.server import ServerTls
+from pfxhttpd.outside.transport.line import Secure as Line
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 WAYS = pytest.mark.parametrize("made", [ours, stock], ids=["ours", "stock"])
@@ -176,6 +178,39 @@ def test_bytes_after_a_response_are_no_answer(authority: Authority, way: Way):
             assert way.outcome(server.url).body == b"no"
             server.wait("closed")
         way.close()
+
+
+class Peer:
+    """A line with a TLS server at its other end, in memory: what it says arrives all at once."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        self._to, self._from = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tls.context().wrap_bio(self._to, self._from, server_side=True)
+        self.sent, self.quiet = True, True
+
+    def put(self, data: bytes) -> None:
+        self._to.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+
+    def get(self, deadline: float) -> bytes:
+        return self._from.read()
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_record_behind_a_response_is_not_quiet(authority: Authority):
+    """It has left the socket already, so the socket says nothing of it."""
+    peer = Peer(tls_of(authority))
+    line = Line(peer, trusting(authority.certificate), "localhost")
+    line.handshake(0.0)
+    peer.tls.write(b"tickets and all")
+    assert line.get(0.0) == b"tickets and all" and line.quiet
+    peer.tls.write(b"first")
+    peer.tls.write(b"second")
+    assert line.get(0.0) == b"first" and not line.quiet
+    assert line.get(0.0) == b"second" and line.quiet
 
 
 def test_large_bodies(authority: Authority, way: Way):
