@@ -40,6 +40,12 @@ def asked(way: Way, url: str, **what: object) -> bytes:
     return way.outcome(url, **what).body
 
 
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let so much time go by."""
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + seconds)
+
+
 def arrived(port: int, way: Way) -> None:
     """Returns when something can be read on the one kept connection: bytes or its end."""
     (kept,) = way.adapter._kept.values()
@@ -101,8 +107,7 @@ def test_an_idle_one_expires():
 def test_one_that_was_idle_too_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch):
     with ours(idle=30.0) as way, Scripted([Hear(), Say(ONE), AwaitEnd()], [Hear(), Say(TWO), Stay()]) as server:
         assert asked(way, server.url) == b"one"
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + 31)
+        later(monkeypatch, 31)
         assert asked(way, server.url) == b"two"
 
 
@@ -110,10 +115,9 @@ def test_idle_ones_expire_while_others_are_busy(monkeypatch: pytest.MonkeyPatch)
     with ours(idle=30.0) as way, Scripted([Hear(), Say(ONE), AwaitEnd(), Tell("closed")]) as idle, \
             Scripted([Hear(), Say(TWO), Hear(), Say(TWO), Stay()]) as busy:
         asked(way, idle.url)
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + 20)
+        later(monkeypatch, 20)
         asked(way, busy.url)
-        monkeypatch.setattr(time, "monotonic", lambda: now + 40)
+        later(monkeypatch, 20)
         asked(way, busy.url)
         monkeypatch.undo()
         idle.wait("closed")
