@@ -11,7 +11,7 @@ from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
 from kit.control import Question
-from kit.operator import busy, connections, reload, status, wait_status, waiting
+from kit.operator import busy, connections, reload, serving, status, wait_status, waiting
 from kit.waiting import until
 
 SECRET = "secret-key@example.com"
@@ -113,8 +113,9 @@ def test_status_tells_what_the_workers_are_doing_and_no_key(serve, backend):
         wait_status(daemon, connections(3), "the login to be gone")
     wait_status(daemon, connections(0), "everybody to be gone")
     reload(daemon)
-    assert status(daemon)["generation"] == 2
-    assert sum(worker["requests"] for worker in status(daemon)["workers"]) == 0
+    renewed = wait_status(daemon, serving(3), "the old workers to have left")
+    assert renewed["generation"] == 2
+    assert sum(worker["requests"] for worker in renewed["workers"]) == 0
 
 
 def test_the_control_socket_is_for_its_owner_and_survives_nonsense(serve, backend):
