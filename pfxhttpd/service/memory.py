@@ -6,8 +6,8 @@ much as half a lookup, a batch of 64 little more. What was stored a moment ago i
 
 from __future__ import annotations
 
+import math
 import time
-from collections import OrderedDict
 
 from pfxhttpd.config.settings import ResponseCache
 from pfxhttpd.exchange.table import Item
@@ -20,11 +20,12 @@ HEAVY = 128 * 1024
 """Characters of values that go out at once, and the longest value that is remembered: more would take too long to send."""
 DELAY = 0.25
 """Seconds a write may wait while its worker is busy; a worker that falls silent sends it at once."""
-RECENT = 4096
-"""Own writes that a worker remembers having sent."""
 FRESH = 5.0
-"""Seconds for which it relies on them; a quarter of the ttl where that is less. So an answer may go that much before its
-time, never after it."""
+"""Seconds after which a worker forgets what it has stored; a quarter of the ttl where that is less. So an answer may go
+that much before its time, never after it."""
+RECENT = 1000
+"""Own writes after which it does, too. Few, since they push other things out of the processor's cache: what is asked for
+again and again is among them anyway."""
 
 
 class Memory:
@@ -36,10 +37,11 @@ class Memory:
     def __init__(self, store: Store, row: StoreRow, rule: ResponseCache) -> None:
         self._store, self._row, self._rule = store, row, rule
         self._fresh = min(rule.ttl / 4, FRESH)
+        self._stored: dict[bytes, int] = {}
+        self._until = -math.inf
         self._pending: list[Item] = []
         self._weight = 0
-        self._recent: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        self._seen = (row.changes, store.losses)
+        self._changes, self._losses = row.changes, store.losses
 
     @property
     def enabled(self) -> bool:
@@ -54,23 +56,24 @@ class Memory:
 
         None: the backend has no answer any more, and an older one must not come back in an outage.
         """
-        now = time.monotonic()
-        recent, mark = self._recent, hash(value)
-        seen = (self._row.changes, self._store.losses)
-        if seen != self._seen:
-            self._seen = seen
-            recent.clear()
-        known = recent.get(key)
-        if known is not None and known[1] == mark and now - known[0] < self._fresh:
+        now, stored, mark = time.monotonic(), self._stored, hash(value)
+        if now >= self._until or len(stored) >= RECENT or self._doubtful:
+            stored.clear()
+            self._until = now + self._fresh
+            self._changes, self._losses = self._row.changes, self._store.losses
+        if stored.get(key) == mark:
             return
-        recent[key] = (now, mark)
-        if len(recent) > RECENT:
-            recent.popitem(last=False)
+        stored[key] = mark
         if value is not None:
             self._weight += len(value)
             if len(value) > HEAVY:
                 value = None
         self._pending.append((key, entry, value, now))
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether something that was stored may be there no more."""
+        return self._changes != self._row.changes or self._losses != self._store.losses
 
     def tend(self) -> None:
         """Send what waits, if there is enough of it or it has waited long enough. For after the answer."""
