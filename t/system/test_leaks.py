@@ -14,6 +14,9 @@ LOOKUPS, GENERATIONS, RELOADS = 200_000, 1_000, 100
 GROWTH = 2 * 1024
 """kB by which a process may be larger in the end: caches and counters fill, and no allocator gives everything back."""
 
+KEPT = 2
+"""Descriptors of a backend's and the cache's connection."""
+
 
 class Shop:
     """A server with a fast map; what it is to be measured by."""
@@ -58,6 +61,11 @@ def check_growth(before: dict[str, int], after: dict[str, int]) -> None:
     assert all(growth < GROWTH for growth in grown.values()), grown
 
 
+def check_descriptors(before: dict[str, int], after: dict[str, int]) -> None:
+    """As many as before, but for connections that are kept for the next request as long as there may be one."""
+    assert all(after[role] <= before[role] + KEPT for role in before), (before, after)
+
+
 def test_lookups_leave_nothing(serve, nginx, record_property):
     """The same workers from the first to the last."""
     shop = Shop(serve, nginx)
@@ -74,7 +82,7 @@ def test_lookups_leave_nothing(serve, nginx, record_property):
     shop.rest()
     record_property("lookups_per_second", round(tally.rate))
     check_growth(before, sizes(processes))
-    assert descriptors(processes) == open_before
+    check_descriptors(open_before, descriptors(processes))
 
 
 def test_connections_leave_nothing(serve, nginx):
@@ -96,7 +104,7 @@ def test_connections_leave_nothing(serve, nginx):
     before, open_before = sizes(processes), descriptors(processes)
     come_and_go(1500)
     check_growth(before, sizes(processes))
-    assert descriptors(processes) == open_before
+    check_descriptors(open_before, descriptors(processes))
 
 
 def test_a_thousand_workers_leave_nothing(serve, nginx):
@@ -122,7 +130,7 @@ def test_a_thousand_workers_leave_nothing(serve, nginx):
     before, open_before = sizes(processes), descriptors(processes)
     live(GENERATIONS)
     check_growth(before, sizes(processes))
-    assert descriptors(processes) == open_before
+    check_descriptors(open_before, descriptors(processes))
     assert shop.lasting() == processes
     assert not daemon.log.find("Process died")
     assert len(status(daemon)["workers"]) == WORKERS
@@ -152,5 +160,5 @@ def test_reloads_leave_nothing(serve, nginx):
         before, open_before = sizes(processes), descriptors(processes)
         roll(RELOADS)
         check_growth(before, sizes(processes))
-        assert descriptors(processes) == open_before
+        check_descriptors(open_before, descriptors(processes))
         assert shop.lasting() == processes
