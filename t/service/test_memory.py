@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,21 +193,13 @@ def test_a_question_notices_a_loss_as_a_write_does(cache: Remembering) -> None:
     assert one.recall(K) == "value"
 
 
-def test_what_was_lost_while_the_cache_was_stopped_is_told_again(
-    cache: Remembering, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "PAUSE", 0.0)
-    one = worker(cache)
-    one.remember(key(9), "map", "value")
-    one.flush()
-    cache.pause()
-    monkeypatch.setattr(store, "LIMIT", 0.02)
-    one.remember(K, "map", "value")
-    one.flush()
-    cache.signal(signal.SIGCONT)
-    monkeypatch.setattr(store, "LIMIT", 5.0)
-    one.remember(K, "map", "value")
-    assert one.recall(K) == "value"
+def test_what_could_not_be_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
+    absent = Remembering(tmp_path / "cache")
+    one = worker(absent)
+    for _ in range(3):
+        one.remember(K, "map", "value")
+        assert one.pending
+        one.flush()
 
 
 def test_what_others_have_changed_is_stored_again(cache: Remembering) -> None:
