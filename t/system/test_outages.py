@@ -184,6 +184,13 @@ def test_a_login_is_put_off_and_no_password_is_called_wrong(site: Site, postfix:
         assert plain_at_once(client, b"ann", b"wonderland").code == 235
 
 
+@pytest.mark.parametrize("kind", sorted(BEYOND_A_STATUS))
+def test_what_a_login_is_not_looked_at_for(site: Site, postfix: Postfix, kind: str) -> None:
+    """The status alone decides, which contrib/OUTAGES.md warns of."""
+    with site.outage(kind, "/login"), postfix.smtp() as client:
+        assert plain_at_once(client, b"ann", b"wonderland").code == 235
+
+
 def test_a_backend_that_is_slow_but_in_time_is_believed(site: Site, postfix: Postfix, client: smtplib.SMTP) -> None:
     slow = TIMEOUT / 2
     site.backend.answer("/map", json={"result": None}, delay=slow)
@@ -208,8 +215,15 @@ def breakers(site: Site) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("breakers")
-def test_a_black_hole_costs_time_only_until_the_breaker_opens(site: Site, client: smtplib.SMTP) -> None:
+def test_a_black_hole_costs_time_only_until_the_breaker_opens(
+    site: Site, postfix: Postfix, client: smtplib.SMTP
+) -> None:
     kind = "a black hole"
+
+    def log_in() -> int:
+        with postfix.smtp() as other:
+            return plain_at_once(other, b"ann", b"wonderland").code
+
     with contextlib.ExitStack() as outages:
         for path in site.gates:
             outages.enter_context(site.outage(kind, path))
@@ -222,7 +236,11 @@ def test_a_black_hole_costs_time_only_until_the_breaker_opens(site: Site, client
             assert breaker(site.daemon, site.gates[path].url(path)) == "open"
         assert timed("warm, open", kind, lambda: rcpt(client, "ann"), late=False)[0] == 250
         assert timed("cold, open", kind, lambda: rcpt(client, "bob"), late=False)[0] == 450
+        for _ in range(2):
+            assert timed("first logins", kind, log_in) == 454
+        assert timed("login, open", kind, log_in, late=False) == 454
         site.backend.forget()
         for _ in range(10):
             rcpt(client, "ann")
+        log_in()
         assert site.backend.count() == 0
