@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 from pfxhttpd import __version__
-from pfxhttpd.cli import cache, check, config, demo, query, reload, run, status, stop
+from pfxhttpd.cli import check, config, control, demo, query, run, status
 
-COMMANDS = (run, check, config, query, status, reload, stop, cache, demo)
+COMMANDS = (
+    run.add,
+    check.add,
+    config.add,
+    query.add,
+    status.add,
+    control.add_reload,
+    control.add_stop,
+    control.add_cache,
+    demo.add,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--format", choices=("yaml", "toml", "json"), help="its format; else its name tells")
     made.add_argument("--version", action="version", version=f"pfxhttpd {__version__}")
     commands = made.add_subparsers(metavar="COMMAND", title="commands (none means run)")
-    for command in COMMANDS:
-        command.add(commands)
+    for add in COMMANDS:
+        add(commands)
     return made
 
 

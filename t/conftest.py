@@ -35,7 +35,9 @@ def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:
     if isinstance(value, Daemon):
         yield value
     elif depth:
-        members = value if isinstance(value, (tuple, list)) else vars(value).values() if hasattr(value, "__dict__") else ()
+        members = (
+            value if isinstance(value, (tuple, list)) else vars(value).values() if hasattr(value, "__dict__") else ()
+        )
         for member in members:
             yield from _daemons(member, depth - 1)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kit import daemon
 from kit.needs import needs
+
 from pfxhttpd.__main__ import parser
 
 TREE = Path(__file__).resolve().parents[1]
@@ -92,7 +92,9 @@ def test_every_key_of_the_schema_is_described(section: str, key: str, declaratio
     for value in default if isinstance(default, list) else [default]:
         if value not in (None, "", {}):
             shown = json.dumps(value) if isinstance(value, bool) else str(value)
-            assert re.search(rf"(?s)[Dd]efault.*(?<!\w){re.escape(shown)}(?!\w)", text), f"the default of {key} is {shown}"
+            assert re.search(rf"(?s)[Dd]efault.*(?<!\w){re.escape(shown)}(?!\w)", text), (
+                f"the default of {key} is {shown}"
+            )
 
 
 @pytest.mark.parametrize("block", ["worker_pool", "backend_oidc_auth", "sasl_oidc_auth"])
@@ -126,7 +128,9 @@ socket_maps:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    return {name.removeprefix("-") for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    return {
+        name.removeprefix("-") for action in parser._actions for name in action.option_strings if name.startswith("--")
+    }
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -157,7 +161,11 @@ def test_mandoc_has_nothing_to_warn_of(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_man_shows_the_page_without_warnings(page: Path) -> None:
     needs("man")
-    done = subprocess.run(["man", "--warnings", "-l", str(page)], capture_output=True, text=True,
-                          env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MANWIDTH": "100"})
+    done = subprocess.run(
+        ["man", "--warnings", "-l", str(page)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MANWIDTH": "100"},
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 50

@@ -19,14 +19,18 @@ PAGES = sorted(str(path.relative_to(TREE)) for path in [*TREE.glob("*.md"), *TRE
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (TREE / page).read_text())
-    missing = [link for link in links if not link.startswith("https://") and not (TREE / page).parent.joinpath(link).exists()]
+    missing = [
+        link for link in links if not link.startswith("https://") and not (TREE / page).parent.joinpath(link).exists()
+    ]
     assert missing == []
 
 
 def blocks(title: str) -> list[str]:
     """The indented blocks under a heading."""
     section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE) if block.strip()]
+    return [
+        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE) if block.strip()
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,9 @@ class Plan:
     repeats: int
     seconds: float
 
-    def take(self, server: Server, kind: str, clients: int, silent: int = 0, port: int = 0, **more: Any) -> dict[str, Any]:
+    def take(
+        self, server: Server, kind: str, clients: int, silent: int = 0, port: int = 0, **more: Any
+    ) -> dict[str, Any]:
         used: dict[str, float] = {}
         with Elsewhere() as elsewhere:
             figures = measure(
@@ -78,7 +80,9 @@ def logging(plan: Plan) -> Iterator[Sample]:
     """What log lines cost: one for each connection (info), or five for each request (debug)."""
     with ExitStack() as stack:
         url = f"http://127.0.0.1:{stack.enter_context(servers.backend(plan.directory)).port}/"
-        levels = {level: stack.enter_context(Pfxhttpd(plan.directory, url, WORKERS, level)) for level in ("info", "debug")}
+        levels = {
+            level: stack.enter_context(Pfxhttpd(plan.directory, url, WORKERS, level)) for level in ("info", "debug")
+        }
         for turn in range(plan.repeats):
             for level, server in levels.items():
                 yield Sample("pfxhttpd", f"map, 4 clients, logging {level}", turn, plan.take(server, "map", 4))
@@ -101,7 +105,9 @@ def slow_backend(plan: Plan) -> Iterator[Sample]:
     """A backend that takes 20 ms: 200 clients by 32 workers, beside 32 connections straight to it."""
     with ExitStack() as stack:
         behind = stack.enter_context(servers.backend(plan.directory, delay=SLOW))
-        ours = stack.enter_context(Pfxhttpd(plan.directory, f"http://127.0.0.1:{behind.port}/", SLOW_WORKERS, queue=QUEUE))
+        ours = stack.enter_context(
+            Pfxhttpd(plan.directory, f"http://127.0.0.1:{behind.port}/", SLOW_WORKERS, queue=QUEUE)
+        )
         scene = f"20 ms backend, {SLOW_WORKERS} at a time"
         for turn in range(plan.repeats):
             yield Sample("straight", scene, turn, plan.take(behind, "http", SLOW_WORKERS, name="/", warm=1.0))

@@ -47,40 +47,93 @@ def targets(samples: list[Sample]) -> list[Target]:
 
     four = "map, 4 clients"
     naive = of("naive", four, "rate")
-    promise("rate, 4 workers and 4 clients, against naive", ">= 4.5", ratio(of("pfxhttpd", four, "rate"), naive),
-            "{:.2f}", lambda value: value >= 4.5)
+    promise(
+        "rate, 4 workers and 4 clients, against naive",
+        ">= 4.5",
+        ratio(of("pfxhttpd", four, "rate"), naive),
+        "{:.2f}",
+        lambda value: value >= 4.5,
+    )
     crowd = of("pfxhttpd", "map, 200 busy + 800 silent", "rate")
-    promise("rate, 200 busy + 800 silent, against naive with 4", ">= 3", ratio(crowd, naive),
-            "{:.2f}", lambda value: value >= 3)
-    promise("rate with 800 silent clients, against none", ">= 0.95",
-            ratio(crowd, of("pfxhttpd", "map, 200 busy + 0 silent", "rate")), "{:.3f}", lambda value: value >= 0.95)
-    promise("processor time per lookup, 4 clients, against naive", "<= 0.18",
-            ratio(of("pfxhttpd", four, "processor"), of("naive", four, "processor")),
-            "{:.3f}", lambda value: value <= 0.18)
+    promise(
+        "rate, 200 busy + 800 silent, against naive with 4",
+        ">= 3",
+        ratio(crowd, naive),
+        "{:.2f}",
+        lambda value: value >= 3,
+    )
+    promise(
+        "rate with 800 silent clients, against none",
+        ">= 0.95",
+        ratio(crowd, of("pfxhttpd", "map, 200 busy + 0 silent", "rate")),
+        "{:.3f}",
+        lambda value: value >= 0.95,
+    )
+    promise(
+        "processor time per lookup, 4 clients, against naive",
+        "<= 0.18",
+        ratio(of("pfxhttpd", four, "processor"), of("naive", four, "processor")),
+        "{:.3f}",
+        lambda value: value <= 0.18,
+    )
     slow = f"20 ms backend, {SLOW_WORKERS} at a time"
-    promise("rate, 20 ms backend, against straight", ">= 0.95",
-            ratio(of("pfxhttpd", slow, "rate"), of("straight", slow, "rate")), "{:.3f}", lambda value: value >= 0.95)
-    promise("same: least against most served client", ">= 0.5",
-            ratio(of("pfxhttpd", slow, "least"), of("pfxhttpd", slow, "most")), "{:.2f}", lambda value: value >= 0.5)
+    promise(
+        "rate, 20 ms backend, against straight",
+        ">= 0.95",
+        ratio(of("pfxhttpd", slow, "rate"), of("straight", slow, "rate")),
+        "{:.3f}",
+        lambda value: value >= 0.95,
+    )
+    promise(
+        "same: least against most served client",
+        ">= 0.5",
+        ratio(of("pfxhttpd", slow, "least"), of("pfxhttpd", slow, "most")),
+        "{:.2f}",
+        lambda value: value >= 0.5,
+    )
     start = "start and memory"
-    promise("memory of a further worker", "<= 8 MB", middle(of("pfxhttpd", start, "memory")),
-            "{:.0f} bytes", lambda value: value <= 8e6)
-    promise("first answer after start", "< 1 s", middle(of("pfxhttpd", start, "first_answer")),
-            "{:.2f} s", lambda value: value < 1)
+    promise(
+        "memory of a further worker",
+        "<= 8 MB",
+        middle(of("pfxhttpd", start, "memory")),
+        "{:.0f} bytes",
+        lambda value: value <= 8e6,
+    )
+    promise(
+        "first answer after start",
+        "< 1 s",
+        middle(of("pfxhttpd", start, "first_answer")),
+        "{:.2f} s",
+        lambda value: value < 1,
+    )
     reloads = "map, 4 clients, reloads"
     slowest, usual = of("pfxhttpd", reloads, "slowest"), of("pfxhttpd", "map, 4 clients, no reload", "slowest")
-    promise("reload under load: slowest request, against none", "<= 100 ms more",
-            middle({turn: slowest[turn] - usual[turn] for turn in slowest}), "{:.0f} ms more", lambda value: value <= 100)
-    broken = {turn: lost + of("pfxhttpd", reloads, "wrong")[turn] for turn, lost in of("pfxhttpd", reloads, "lost").items()}
-    promise("reload under load: broken or wrong", "0", sum(broken.values()) if broken else None,
-            "{:.0f}", lambda value: value == 0)
+    promise(
+        "reload under load: slowest request, against none",
+        "<= 100 ms more",
+        middle({turn: slowest[turn] - usual[turn] for turn in slowest}),
+        "{:.0f} ms more",
+        lambda value: value <= 100,
+    )
+    broken = {
+        turn: lost + of("pfxhttpd", reloads, "wrong")[turn] for turn, lost in of("pfxhttpd", reloads, "lost").items()
+    }
+    promise(
+        "reload under load: broken or wrong",
+        "0",
+        sum(broken.values()) if broken else None,
+        "{:.0f}",
+        lambda value: value == 0,
+    )
     return found
 
 
 def progress(sample: Sample) -> str:
     given = sample.figures
     if "rate" not in given:
-        return f"{sample.turn + 1}  {sample.scene}: " + ", ".join(f"{name} {value:.2f}" for name, value in given.items())
+        return f"{sample.turn + 1}  {sample.scene}: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in given.items()
+        )
     return f"{sample.turn + 1}  {sample.scene:34} {sample.server:9} {given['rate']:8.0f}/s"
 
 
@@ -104,27 +157,61 @@ def rows(samples: list[Sample]) -> list[list[str]]:
             row.append(f"{value:.2f}" if value else "")
         least, most = cell(scene, server, "least", "{:.0f}"), cell(scene, server, "most", "{:.0f}")
         row.append(f"{least}/{most}")
-        row.append(str(sum(int(s.figures["wrong"] + s.figures["lost"] + s.figures["silent_lost"])
-                           for s in samples if (s.scene, s.server) == (scene, server))))
+        row.append(
+            str(
+                sum(
+                    int(s.figures["wrong"] + s.figures["lost"] + s.figures["silent_lost"])
+                    for s in samples
+                    if (s.scene, s.server) == (scene, server)
+                )
+            )
+        )
         found.append(row)
     return found
 
 
-COLUMNS = (("rate", "{:.0f}"), ("p50", "{:.2f}"), ("p99", "{:.2f}"), ("slowest", "{:.0f}"), ("processor", "{:.0f}"),
-           ("elsewhere", "{:.0f}"))
-HEADING = ["scene", "server", "per s", "p50 ms", "p99 ms", "slowest", "µs each", "else %", "× rate", "× µs", "least/most", "bad"]
+COLUMNS = (
+    ("rate", "{:.0f}"),
+    ("p50", "{:.2f}"),
+    ("p99", "{:.2f}"),
+    ("slowest", "{:.0f}"),
+    ("processor", "{:.0f}"),
+    ("elsewhere", "{:.0f}"),
+)
+HEADING = [
+    "scene",
+    "server",
+    "per s",
+    "p50 ms",
+    "p99 ms",
+    "slowest",
+    "µs each",
+    "else %",
+    "× rate",
+    "× µs",
+    "least/most",
+    "bad",
+]
 
 
 def text(machine: dict[str, Any], samples: list[Sample], wanted: list[Target]) -> str:
     lines = ["  ".join(f"{name}={value}" for name, value in machine.items()), ""]
     lines += columns([HEADING, *rows(samples)])
-    lines += [""] + columns([["target", "wanted", "measured", ""], *(
-        [target.what, target.wanted, target.measured, "met" if target.met else "MISSED"] for target in wanted
-    )])
+    lines += [""] + columns(
+        [
+            ["target", "wanted", "measured", ""],
+            *([target.what, target.wanted, target.measured, "met" if target.met else "MISSED"] for target in wanted),
+        ]
+    )
     return "\n".join(lines)
 
 
 def columns(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
-                      for index, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Mapping
+from collections.abc import Mapping
 
 from pfxhttpd.cli import configuration
-from pfxhttpd.config.problem import Invalid
+from pfxhttpd.config.errors import ConfigError
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "check", help="load and validate the configuration",
+        "check",
+        help="load and validate the configuration",
         description="Loads the configuration and prints everything that is wrong with it, a line each."
-                    " Exit code: 0 nothing, 78 something.")
+        " Exit code: 0 nothing, 78 something.",
+    )
     parser.set_defaults(run=run)
 
 
@@ -24,7 +26,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         path = configuration.path(options, environ)
         configuration.servable(path, options.format, environ)
-    except Invalid as invalid:
+    except ConfigError as invalid:
         print(invalid, file=sys.stderr)
         return os.EX_CONFIG
     print(f"{path}: ok")

@@ -6,14 +6,16 @@ import argparse
 import os
 import re
 import sys
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
 
 from pfxhttpd.cli import configuration
 from pfxhttpd.config import schema
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
-from pfxhttpd.config.problem import Invalid
-from pfxhttpd.config.render import as_yaml
-from pfxhttpd.exchange.redact import REDACTED, names_secret
+from pfxhttpd.rules.redact import REDACTED, names_secret
 
 _TELLING = re.compile(r"auth|cookie|token|key|secret|pass|pwd|cred|sign?|session|jwt", re.IGNORECASE)
 """In the name of a header or of a query's parameter: its value is hidden. Hiding one too many does no harm."""
@@ -27,9 +29,11 @@ _FORM_FIELD = re.compile(r"(^|&)([^=&\s]+)=([^&]*)")
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "config", help="print the effective configuration, secrets hidden",
+        "config",
+        help="print the effective configuration, secrets hidden",
         description="Prints the configuration as YAML, with defaults merged and the environment applied."
-                    " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.")
+        " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.",
+    )
     parser.set_defaults(run=run)
 
 
@@ -38,7 +42,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         path = configuration.path(options, environ)
         document = load(path, options.format, environ, configuration.CHECKS).document
-    except Invalid as invalid:
+    except ConfigError as invalid:
         print(invalid, file=sys.stderr)
         return os.EX_CONFIG
     sys.stdout.write(rendered(document))
@@ -50,7 +54,7 @@ def rendered(document: Mapping[str, Any]) -> str:
     return as_yaml(redacted(document, schema.whole()))
 
 
-def redacted(value: Any, part: schema.Part | None) -> Any:
+def redacted(value: Any, part: schema.Subschema | None) -> Any:
     """A copy without secrets; the schema tells where some are."""
     hide = _HIDERS.get((part or {}).get("secret", ""))
     if hide and value:
@@ -104,3 +108,24 @@ def _hidden(text: str) -> str:
 
 _HIDERS = {"whole": _whole, "url": _url, "headers": _headers, "payload": _payload}
 """What the schema's keyword `secret` means."""
+
+
+_ODD_BREAK = re.compile("[\x85\u2028\u2029\ufeff]")
+
+
+def as_yaml(document: Any) -> str:
+    """Plain values as YAML, in the order they are in; texts of several lines stand in blocks."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _ODD_BREAK.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

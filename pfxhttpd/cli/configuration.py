@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from pfxhttpd.config import source
+from pfxhttpd.config.checks import unsupported
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
-from pfxhttpd.config.problem import Invalid
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.config.unsupported import unsupported
-from pfxhttpd.exchange import template, verdict
-from pfxhttpd.outside import control
+from pfxhttpd.io import control
+from pfxhttpd.rules import template, verdict
 
 CHECKS = (template.check, verdict.check)
 """Looks at an entry that the configuration's own room cannot take: it is below those that know."""
@@ -34,7 +35,7 @@ def servable(file: str, format: str | None, environ: Mapping[str, str]) -> Setti
     found = settings(file, format, environ)
     problems = unsupported(found)
     if problems:
-        raise Invalid(problems)
+        raise ConfigError(problems)
     return found
 
 
@@ -46,7 +47,7 @@ def ask(
     try:
         file = path(options, environ)
         where = control.directory(settings(file, options.format, environ).server.runtime_directory, environ)
-    except Invalid as error:
+    except ConfigError as error:
         # The file may be broken by now; the server that runs with what it used to say may well be asked.
         where = control.directory(environ.get("PFXHTTP_SERVER_RUNTIME_DIRECTORY", ""), environ)
         if not _runs_with(where, file, patience):

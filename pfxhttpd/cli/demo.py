@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
-from typing import Iterator, Mapping
 
 from pfxhttpd.cli import demo_backend
 from pfxhttpd.cli import run as serve
@@ -27,7 +27,7 @@ CANNOT_BIND = 69
 FIRST_PORT = 23450
 """Socket maps; the policy service, the HTTP API and SASL follow on the next three."""
 
-CONFIGURATION = Template('''\
+CONFIGURATION = Template("""\
 # What `pfxhttpd demo` runs with. It may be edited while the demo runs; `reload` then makes it hold.
 server:
   runtime_directory: "$directory"
@@ -73,9 +73,9 @@ policy_services:
 dovecot_sasl:
   demo_sasl:
     target: "http://127.0.0.1:$api/login"
-''')
+""")
 
-GUIDE = Template('''\
+GUIDE = Template("""\
 A demo API at http://127.0.0.1:$api and a pfxhttpd that asks it:
   socket maps      inet:127.0.0.1:$map   demo_map, demo_domains, demo_aliases
   policy service   inet:127.0.0.1:$policy   demo_policy
@@ -101,7 +101,7 @@ In Postfix's main.cf:
   smtpd_recipient_restrictions = reject_unauth_destination, check_policy_service inet:127.0.0.1:$policy
 
 Ctrl-C stops both. The server's log:
-''')
+""")
 
 
 class NoBackend(Exception):
@@ -117,10 +117,17 @@ def port(text: str) -> int:
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "demo", help="a first try: a small HTTP API and a server that asks it",
-        description="Runs a small HTTP API and a server that asks it, on loopback, until Ctrl-C.")
-    parser.add_argument("--port", type=port, default=FIRST_PORT, metavar="BASE",
-                        help=f"the first of four ports in a row to listen on (default {FIRST_PORT})")
+        "demo",
+        help="a first try: a small HTTP API and a server that asks it",
+        description="Runs a small HTTP API and a server that asks it, on loopback, until Ctrl-C.",
+    )
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=FIRST_PORT,
+        metavar="BASE",
+        help=f"the first of four ports in a row to listen on (default {FIRST_PORT})",
+    )
     parser.set_defaults(run=run)
 
 
@@ -136,8 +143,11 @@ def program() -> str:
 @contextmanager
 def api(number: int) -> Iterator[None]:
     """The demo API as a child on that loopback port. It leaves with us, however we go. Raises NoBackend."""
-    child = subprocess.Popen([sys.executable, "-I", demo_backend.__file__, str(number), "--child"],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-I", demo_backend.__file__, str(number), "--child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
         if child.stdout.readline() != b"ready\n":
             raise NoBackend("the demo API did not start")
@@ -151,8 +161,11 @@ def api(number: int) -> Iterator[None]:
 
 def own_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Without what a shell may have set for another server, which would change what is shown here."""
-    return {name: value for name, value in environ.items()
-            if not name.startswith(("PFXHTTP_", "LISTEN_", "NOTIFY_", "WATCHDOG_"))}
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("PFXHTTP_", "LISTEN_", "NOTIFY_", "WATCHDOG_"))
+    }
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -160,12 +173,18 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server has its own
     os.environ["no_proxy"] = "127.0.0.1"  # where the HTTP library looks, whatever it is given
     try:
-        with (tempfile.TemporaryDirectory(prefix="pfxhttpd-demo-", ignore_cleanup_errors=True) as directory,
-              api(numbers["api"])):
+        with (
+            tempfile.TemporaryDirectory(prefix="pfxhttpd-demo-", ignore_cleanup_errors=True) as directory,
+            api(numbers["api"]),
+        ):
             file = Path(directory, "pfxhttp.yml")
             file.write_text(CONFIGURATION.substitute(numbers, directory=directory))
-            print(GUIDE.substitute(numbers, configuration=file, source=demo_backend.__file__,
-                                   program=f"{program()} --config {file}"), flush=True)
+            print(
+                GUIDE.substitute(
+                    numbers, configuration=file, source=demo_backend.__file__, program=f"{program()} --config {file}"
+                ),
+                flush=True,
+            )
             own = {**vars(options), "config": str(file), "format": "yaml", "daemon": False, "pidfile": None}
             return serve.serve_configured(argparse.Namespace(**own), own_environment(environ))
     except NoBackend as error:

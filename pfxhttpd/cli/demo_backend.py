@@ -29,9 +29,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Mapping
+from typing import Any
 
 
 def hashed(password: str) -> bytes:
@@ -112,15 +113,15 @@ class Api(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # an answer is one small packet, and nothing follows that could fill it
-    wbufsize = -1                   # head and body leave together
-    timeout = 300                   # seconds; longer than the client keeps an idle connection
+    wbufsize = -1  # head and body leave together
+    timeout = 300  # seconds; longer than the client keeps an idle connection
 
     greylist: Greylist
 
     def version_string(self) -> str:
         return "demo-backend"
 
-    def do_POST(self) -> None:  # noqa: N802 (the base class chose the name)
+    def do_POST(self) -> None:
         try:
             question = self._question()
             path = self.path.partition("?")[0]
@@ -187,8 +188,9 @@ class Api(BaseHTTPRequestHandler):
             raise Problem(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
         return question
 
-    def _answer(self, answer: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK,
-                headers: Mapping[str, str] | None = None) -> None:
+    def _answer(
+        self, answer: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+    ) -> None:
         body = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in (headers or {}).items():

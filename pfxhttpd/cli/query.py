@@ -11,16 +11,17 @@ import os
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Callable, Iterator, Mapping, Sequence, TextIO
+from dataclasses import dataclass
+from typing import TextIO
 
-from pfxhttpd.cli import configuration, postfix_side
-from pfxhttpd.cli.postfix_side import FOUND, TEMPORARY, Reply
-from pfxhttpd.config import duration
-from pfxhttpd.config.problem import Invalid
+from pfxhttpd.cli import configuration, postfix_client
+from pfxhttpd.cli.postfix_client import FOUND, TEMPORARY, ServerReply
+from pfxhttpd.config import values
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Listener, Settings
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.text import clean
 
 USAGE = 64
@@ -36,7 +37,7 @@ pfxhttpd query [--address WHERE] [--timeout DURATION] MAP KEY
        pfxhttpd query [--address WHERE] [--timeout DURATION] --sasl NAME USER"""
 
 
-class Mistake(Exception):
+class UsageError(Exception):
     """The command line, or the configuration it names, cannot tell whom to ask. `code` is the exit code."""
 
     def __init__(self, text: str, code: int = USAGE) -> None:
@@ -44,7 +45,7 @@ class Mistake(Exception):
         self.code = code
 
 
-class Unanswered(Exception):
+class NoReplyError(Exception):
     """Nobody answered; Postfix would try again later."""
 
 
@@ -78,7 +79,7 @@ class Address:
 def patience(text: str) -> float:
     """An argparse type: a duration above zero, in seconds."""
     try:
-        seconds = duration.seconds(text)
+        seconds = values.seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not seconds:
@@ -88,17 +89,28 @@ def patience(text: str) -> float:
 
 def add(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "query", help="ask a running server one question, as Postfix would", usage=USAGE_TEXT,
+        "query",
+        help="ask a running server one question, as Postfix would",
+        usage=USAGE_TEXT,
         description="Asks a running server one question, as Postfix would, and prints the reply."
-                    " Exit code: 0 found, 1 not found, 75 temporary, 69 permanent.")
+        " Exit code: 0 found, 1 not found, 75 temporary, 69 permanent.",
+    )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--policy", metavar="NAME", help="ask this policy service")
-    kinds.add_argument("--sasl", metavar="NAME",
-                       help="log USER in at this SASL service; the password comes from a prompt or standard input")
-    parser.add_argument("--address", metavar="WHERE",
-                        help="unix:/path or inet:host:port, instead of the configuration's")
-    parser.add_argument("--timeout", type=patience, metavar="DURATION",
-                        help="how long to wait for the reply (default: as long as Postfix does)")
+    kinds.add_argument(
+        "--sasl",
+        metavar="NAME",
+        help="log USER in at this SASL service; the password comes from a prompt or standard input",
+    )
+    parser.add_argument(
+        "--address", metavar="WHERE", help="unix:/path or inet:host:port, instead of the configuration's"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=patience,
+        metavar="DURATION",
+        help="how long to wait for the reply (default: as long as Postfix does)",
+    )
     parser.add_argument("words", nargs="*", metavar="WORD", help="MAP KEY, or attributes, or USER")
     parser.set_defaults(run=run)
 
@@ -111,7 +123,7 @@ def address(text: str) -> Address:
     host, _, port = rest.rpartition(":")
     if kind in ("inet", "tcp") and port.isascii() and port.isdigit() and int(port[:6]) in range(1, 65536):
         return Address(host=_reachable(host), port=int(port))
-    raise Mistake(f"{text!r} is no address: unix:/path or inet:host:port is meant")
+    raise UsageError(f"{text!r} is no address: unix:/path or inet:host:port is meant")
 
 
 def _reachable(host: str, only_ipv6: bool = False) -> str:
@@ -126,8 +138,8 @@ def settings_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Sett
     """The configuration that the server runs with, as far as this user can read it. Raises Mistake."""
     try:
         return configuration.settings(configuration.path(options, environ), options.format, environ)
-    except Invalid as invalid:
-        raise Mistake(f"{invalid}\npfxhttpd: --address asks without a configuration", CONFIGURATION) from None
+    except ConfigError as invalid:
+        raise UsageError(f"{invalid}\npfxhttpd: --address asks without a configuration", CONFIGURATION) from None
 
 
 def listening(settings: Settings, kind: str, name: str) -> Address:
@@ -141,15 +153,22 @@ def listening(settings: Settings, kind: str, name: str) -> Address:
     if kind == SOCKET_MAP:
         fitting += listeners
     if not fitting:
-        raise Mistake(f"the configuration {settings.source} has no {kind} listener"
-                      + (f" named {name}" if listeners else "") + "; --address tells whom to ask", CONFIGURATION)
+        raise UsageError(
+            f"the configuration {settings.source} has no {kind} listener"
+            + (f" named {name}" if listeners else "")
+            + "; --address tells whom to ask",
+            CONFIGURATION,
+        )
     return _address_of(fitting[0])
 
 
 def _address_of(listener: Listener) -> Address:
     if listener.systemd_socket_name:
-        raise Mistake(f"systemd knows the address of the listener {listener.name}, the configuration does not;"
-                      " --address tells it", CONFIGURATION)
+        raise UsageError(
+            f"systemd knows the address of the listener {listener.name}, the configuration does not;"
+            " --address tells it",
+            CONFIGURATION,
+        )
     if listener.type == "unix":
         return Address(path=listener.address)
     return Address(host=_reachable(listener.address, listener.type == "tcp6"), port=listener.port)
@@ -164,9 +183,9 @@ class Conversation:
         try:
             self._socket = where.connect(timeout)
         except TimeoutError:
-            raise Unanswered(f"no connection to {where} within {timeout:g} s") from None
+            raise NoReplyError(f"no connection to {where} within {timeout:g} s") from None
         except (OSError, ValueError) as error:
-            raise Unanswered(f"cannot connect to {where}: {getattr(error, 'strerror', None) or error}") from None
+            raise NoReplyError(f"cannot connect to {where}: {getattr(error, 'strerror', None) or error}") from None
 
     def __enter__(self) -> Conversation:
         return self
@@ -178,7 +197,7 @@ class Conversation:
         with self._in_time():
             self._socket.sendall(question)
 
-    def hear(self, take: Callable[[bytes], Reply | None]) -> Reply:
+    def hear(self, take: Callable[[bytes], ServerReply | None]) -> ServerReply:
         """Reads until `take` makes a reply of what came. Raises Unanswered, and Malformed from `take`."""
         buffer = b""
         while (reply := take(buffer)) is None:
@@ -188,7 +207,7 @@ class Conversation:
                 except ConnectionResetError:  # how a SASL service hangs up over TCP
                     data = b""
             if not data:
-                raise Unanswered(f"{self._where} closed the connection without a reply")
+                raise NoReplyError(f"{self._where} closed the connection without a reply")
             buffer += data
         return reply
 
@@ -201,27 +220,27 @@ class Conversation:
             self._socket.settimeout(left)
             yield
         except TimeoutError:
-            raise Unanswered(f"no reply from {self._where} in time") from None
+            raise NoReplyError(f"no reply from {self._where} in time") from None
         except OSError as error:
-            raise Unanswered(f"{self._where}: {error.strerror or error}") from None
+            raise NoReplyError(f"{self._where}: {error.strerror or error}") from None
 
 
-def ask_map(conversation: Conversation, name: str, key: str) -> Reply:
-    conversation.say(postfix_side.socketmap_question(os.fsencode(name), os.fsencode(key)))
-    return conversation.hear(postfix_side.socketmap_reply)
+def ask_map(conversation: Conversation, name: str, key: str) -> ServerReply:
+    conversation.say(postfix_client.socketmap_question(os.fsencode(name), os.fsencode(key)))
+    return conversation.hear(postfix_client.socketmap_reply)
 
 
-def ask_policy(conversation: Conversation, attributes: Sequence[str]) -> Reply:
-    conversation.say(postfix_side.policy_question([os.fsencode(attribute) for attribute in attributes]))
-    return conversation.hear(postfix_side.policy_reply)
+def ask_policy(conversation: Conversation, attributes: Sequence[str]) -> ServerReply:
+    conversation.say(postfix_client.policy_question([os.fsencode(attribute) for attribute in attributes]))
+    return conversation.hear(postfix_client.policy_reply)
 
 
-def ask_login(conversation: Conversation, user: str, password: str) -> Reply:
-    greeting = conversation.hear(postfix_side.sasl_greeting)
+def ask_login(conversation: Conversation, user: str, password: str) -> ServerReply:
+    greeting = conversation.hear(postfix_client.sasl_greeting)
     if greeting.meaning != FOUND:
-        return Reply(f"PLAIN is not offered: {greeting.text}", greeting.meaning)
-    conversation.say(postfix_side.sasl_question(user, password, os.getpid()))
-    return conversation.hear(postfix_side.sasl_reply)
+        return ServerReply(f"PLAIN is not offered: {greeting.text}", greeting.meaning)
+    conversation.say(postfix_client.sasl_question(user, password, os.getpid()))
+    return conversation.hear(postfix_client.sasl_reply)
 
 
 def password_of(user: str, entry: TextIO) -> str:
@@ -230,14 +249,14 @@ def password_of(user: str, entry: TextIO) -> str:
         return getpass.getpass(f"Password of {user}: ")
     line = entry.readline()
     if not line:
-        raise Mistake("no password on standard input")
+        raise UsageError("no password on standard input")
     return line.removesuffix("\n")
 
 
 def checked_attributes(words: Sequence[str]) -> Sequence[str]:
     for word in words:
         if word.find("=") < 1 or "\n" in word or "\0" in word:
-            raise Mistake(f"{word!r} is no attribute: name=value is meant")
+            raise UsageError(f"{word!r} is no attribute: name=value is meant")
     if not any(word.startswith("request=") for word in words):
         return ["request=smtpd_access_policy", *words]  # Postfix always says so first
     return words
@@ -249,7 +268,7 @@ class Question:
 
     kind: str
     name: str
-    ask: Callable[[Conversation], Reply]
+    ask: Callable[[Conversation], ServerReply]
 
 
 def question_of(options: argparse.Namespace, entry: TextIO) -> Question:
@@ -260,28 +279,31 @@ def question_of(options: argparse.Namespace, entry: TextIO) -> Question:
         return Question(POLICY_SERVICE, options.policy, lambda talk: ask_policy(talk, attributes))
     if options.sasl is not None:
         if len(words) != 1 or "\0" in words[0]:
-            raise Mistake("query --sasl NAME takes one more word, the user")
+            raise UsageError("query --sasl NAME takes one more word, the user")
         password = password_of(words[0], entry)
         return Question(DOVECOT_SASL, options.sasl, lambda talk: ask_login(talk, words[0], password))
     if len(words) != 2:
-        raise Mistake("query takes two words, MAP and KEY (quote a key that has spaces)")
+        raise UsageError("query takes two words, MAP and KEY (quote a key that has spaces)")
     if " " in words[0]:
-        raise Mistake("the name of a map has no spaces")
+        raise UsageError("the name of a map has no spaces")
     return Question(SOCKET_MAP, words[0], lambda talk: ask_map(talk, words[0], words[1]))
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         question = question_of(options, sys.stdin)
-        where = address(options.address) if options.address else listening(
-            settings_of(options, environ), question.kind, question.name)
+        where = (
+            address(options.address)
+            if options.address
+            else listening(settings_of(options, environ), question.kind, question.name)
+        )
         with Conversation(where, options.timeout or PATIENCE[question.kind]) as conversation:
             reply = question.ask(conversation)
-    except Mistake as mistake:
+    except UsageError as mistake:
         return _fail(str(mistake), mistake.code)
-    except Unanswered as unanswered:
+    except NoReplyError as unanswered:
         return _fail(str(unanswered), TEMPORARY)
-    except Malformed as malformed:
+    except ProtocolError as malformed:
         return _fail(f"{where} does not speak this protocol: {malformed}", TEMPORARY)
     print(clean(reply.text))
     return reply.meaning

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Mapping
+from collections.abc import Mapping
 
 from pfxhttpd.cli import configuration
-from pfxhttpd.config.problem import Invalid
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.process.detach import Starter, detach
-from pfxhttpd.process.generation import Refused
-from pfxhttpd.process.start import Start, serve
+from pfxhttpd.io import SetupError
+from pfxhttpd.process.start import StartNotifier, StartOptions, daemonize, serve
 
 FIRST_PASSED = 3
 """The first of the descriptors that systemd passes (sd_listen_fds(3))."""
@@ -36,7 +35,7 @@ def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) ->
     try:
         path = os.path.abspath(configuration.path(options, environ))
         settings = configuration.servable(path, options.format, environ)
-    except Invalid as error:
+    except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return os.EX_CONFIG
@@ -44,19 +43,21 @@ def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) ->
     def load() -> Settings:
         try:
             return configuration.servable(path, options.format, environ)
-        except Invalid as error:
+        except ConfigError as error:
             jailed = settings.server.chroot
             where = f" (files are looked for inside the chroot {jailed})" if jailed else ""
-            raise Refused("; ".join(str(problem) for problem in error.problems) + where) from error
+            raise SetupError("; ".join(str(problem) for problem in error.problems) + where) from error
 
     pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
-    starter = Starter()
+    starter = StartNotifier()
     if options.daemon:
         if os.isatty(1) and not settings.server.logging.syslog:
-            print("pfxhttpd: there will be no log: set server.logging.syslog, or redirect standard output",
-                  file=sys.stderr)
-        starter = detach(list(range(FIRST_PASSED, FIRST_PASSED + _passed(environ))))
-    return serve(settings, load, Start(pidfile, starter), environ)
+            print(
+                "pfxhttpd: there will be no log: set server.logging.syslog, or redirect standard output",
+                file=sys.stderr,
+            )
+        starter = daemonize(list(range(FIRST_PASSED, FIRST_PASSED + _passed(environ))))
+    return serve(settings, load, StartOptions(pidfile, starter), environ)
 
 
 def _passed(environ: Mapping[str, str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import Mapping
+from collections.abc import Mapping
 
 from pfxhttpd.cli import configuration
 from pfxhttpd.process import status

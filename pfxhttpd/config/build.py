@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from pfxhttpd.config import headers
-from pfxhttpd.config.duration import seconds
-from pfxhttpd.config.entries import auth_method
+from pfxhttpd.config import values
+from pfxhttpd.config.checks import auth_method
 from pfxhttpd.config.node import Node
-from pfxhttpd.config.secrets import Secrets
+from pfxhttpd.config.secret_files import SecretFiles
 from pfxhttpd.config.settings import (
     DOVECOT_SASL,
     POLICY_SERVICE,
@@ -20,11 +19,12 @@ from pfxhttpd.config.settings import (
     Listener,
     Logging,
     Pool,
-    ResponseCache,
+    ResponseCacheSettings,
     SaslOidc,
     Server,
     Tls,
 )
+from pfxhttpd.config.values import seconds
 
 
 def server(node: Node) -> Server:
@@ -41,7 +41,7 @@ def server(node: Node) -> Server:
         logging=Logging(**plain["logging"]),
         tls=Tls(**plain["tls"]),
         http_client=HttpClient(**_lengths(client, "timeout", "idle_connection_timeout")),
-        response_cache=ResponseCache(**_lengths(cache, "ttl")),
+        response_cache=ResponseCacheSettings(**_lengths(cache, "ttl")),
         circuit_breaker=CircuitBreaker(**_lengths(breaker, "cooldown")),
         socketmap_max_reply_size=plain["socketmap_max_reply_size"],
         client_idle_timeout=seconds(plain["client_idle_timeout"]),
@@ -63,7 +63,7 @@ def _listener(plain: dict[str, Any]) -> Listener:
     )
 
 
-def entry(kind: str, name: str, node: Node, secrets: Secrets) -> Entry:
+def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
     """One entry. Also built from an entry with mistakes (their values are missing), to be looked at by further checks."""
     plain = node.plain()
     status = plain["status_code"]
@@ -93,21 +93,21 @@ def entry(kind: str, name: str, node: Node, secrets: Secrets) -> Entry:
     )
 
 
-def _headers(node: Node, secrets: Secrets) -> tuple[tuple[str, str], ...]:
+def _headers(node: Node, secrets: SecretFiles) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
     for line in node.value["custom_headers"].value:
         try:
-            found.append(headers.parse(line.value))
+            found.append(values.parse_header(line.value))
         except ValueError:
             continue  # reported where the blocks are checked
-    if not headers.login_lines(node):
+    if not values.login_lines(node):
         login = secrets.login(node)
         if login:
             found.append(("Authorization", "Basic " + base64.b64encode(login.encode()).decode()))
     return tuple(found)
 
 
-def _oidc(node: Node, secrets: Secrets) -> dict[str, Any]:
+def _oidc(node: Node, secrets: SecretFiles) -> dict[str, Any]:
     plain = node.plain()
     del plain["client_secret_file"]
     plain["auth_method"] = auth_method(node)

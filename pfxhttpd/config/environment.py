@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from pfxhttpd.config import schema
-from pfxhttpd.config.nearest import did_you_mean
+from pfxhttpd.config.errors import Location, Problem
 from pfxhttpd.config.node import Node, Path
-from pfxhttpd.config.problem import Place, Problem
+from pfxhttpd.config.schema import did_you_mean
 
 PREFIX = "PFXHTTP_SERVER_"
 
@@ -26,7 +27,7 @@ def variables() -> dict[str, Path]:
     """Every variable that is known, with the path that it sets."""
     found: dict[str, Path] = {}
 
-    def walk(part: schema.Part, path: Path) -> None:
+    def walk(part: schema.Subschema, path: Path) -> None:
         for key, below in schema.properties(part):
             if "object" in schema.types(below):
                 walk(below, (*path, key))
@@ -55,7 +56,7 @@ def override(root: Node, environ: Mapping[str, str]) -> list[Problem]:
 
 
 def _set(root: Node, path: Path, name: str, text: str) -> None:
-    place = Place(f"environment: {name}")
+    place = Location(f"environment: {name}")
     node = root
     for depth, key in enumerate(path[:-1], 1):
         if not isinstance(node.value, dict):
@@ -70,7 +71,7 @@ def _set(root: Node, path: Path, name: str, text: str) -> None:
         node.value[path[-1]] = Node(_typed(text, part), path, place, place, text)
 
 
-def _typed(text: str, part: schema.Part) -> Any:
+def _typed(text: str, part: schema.Subschema) -> Any:
     """The text as the type that the schema wants, else as it is: then the schema's check reports it."""
     kinds = schema.types(part)
     if "boolean" in kinds:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from pfxhttpd.config import build, entries, environment, listeners, merge, schema, source
-from pfxhttpd.config.coerce import coerce
+from pfxhttpd.config import build, defaults, environment, schema, source
+from pfxhttpd.config.checks import listener_problems, merged_problems, server_problems, written_problems
+from pfxhttpd.config.errors import ConfigError, Problem
 from pfxhttpd.config.node import Node
-from pfxhttpd.config.problem import Invalid, Problem
-from pfxhttpd.config.secrets import Secrets
+from pfxhttpd.config.secret_files import SecretFiles
 from pfxhttpd.config.settings import SECTIONS, Entry, Settings
-from pfxhttpd.config.validate import validate
+from pfxhttpd.config.validate import coerce, validate
 
 Check = Callable[[Entry], Iterable[tuple[str, str]]]
 """A look at an entry from a floor above: yields (key, what is wrong with its value)."""
@@ -39,28 +40,30 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
     problems += source.unusable_texts(root)
     coerce(root, schema.whole())
     problems += validate(root)
-    problems += listeners.problems(root)
-    problems += entries.server_problems(root)
-    problems += entries.written_problems(root)
-    merge.inherit(root)
+    problems += listener_problems(root)
+    problems += server_problems(root)
+    problems += written_problems(root)
+    defaults.inherit(root)
     problems += _lacks(root)
-    merge.fill(root, schema.whole())
+    defaults.fill(root, schema.whole())
     server = root.value.setdefault("server", root.child("server", {}))
-    merge.fill(server, schema.at(("server",)) or {})
-    merge.derive(root, len(os.sched_getaffinity(0)))
+    defaults.fill(server, schema.at(("server",)) or {})
+    defaults.derive(root, len(os.sched_getaffinity(0)))
 
     told = {problem[:-1] for problem in map(astuple, problems)}
-    secrets = Secrets(os.path.dirname(file), environ)
+    secrets = SecretFiles(os.path.dirname(file), environ)
     built: dict[str, dict[str, Entry]] = {}
     for kind, section in SECTIONS.items():
         nodes = root.value[section].value
         built[kind] = {name: build.entry(kind, name, node, secrets) for name, node in nodes.items()}
         for name, node in nodes.items():
             # What is known to be wrong already is not told again in other words.
-            problems += [problem for problem in _checked(node, built[kind][name], checks) if astuple(problem)[:-1] not in told]
+            problems += [
+                problem for problem in _checked(node, built[kind][name], checks) if astuple(problem)[:-1] not in told
+            ]
     problems += secrets.problems
     if problems:
-        raise Invalid(problems)
+        raise ConfigError(problems)
     return Loaded(Settings(build.server(server), built, file), root.plain())
 
 
@@ -69,7 +72,7 @@ def _lacks(root: Node) -> list[Problem]:
     for kind, section in SECTIONS.items():
         node = root.get(section)
         for _, entry in node.children() if node else ():
-            found += entries.merged_problems(kind, entry)
+            found += merged_problems(kind, entry)
     return found
 
 

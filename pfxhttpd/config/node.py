@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Union
+from typing import Any
 
-from pfxhttpd.config.problem import Place, Problem
+from pfxhttpd.config.errors import Location, Problem
 
-Path = tuple[Union[str, int], ...]
+Path = tuple[str | int, ...]
 
-DEEPEST = 32
+MAX_DEPTH = 32
 """Levels of nesting that any format may use; a configuration needs six."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$<>-]+")
@@ -32,8 +33,8 @@ class Node:
 
     value: Any
     path: Path
-    at: Place
-    key: Place
+    at: Location
+    key: Location
     text: str = ""
     bad: bool = False
     dropped: set[str] = field(default_factory=set)

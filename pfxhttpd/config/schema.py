@@ -1,29 +1,31 @@
-"""The schema, read: what may stand where. Keys, types, bounds and defaults are declared in schema.json alone."""
+"""The schema, read: which keys, types, bounds and defaults there are. They are declared in schema.json alone."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
+from collections.abc import Iterable, Iterator
 from importlib import resources
-from typing import Any, Iterator
+from typing import Any
 
 from pfxhttpd.config.node import Path
 
-Part = dict[str, Any]
+Subschema = dict[str, Any]
 """One (sub)schema, with its references resolved."""
 
 
 @functools.cache
-def _document() -> Part:
+def _document() -> Subschema:
     return json.loads(resources.files("pfxhttpd.config").joinpath("schema.json").read_text("utf-8"))
 
 
-def whole() -> Part:
+def whole() -> Subschema:
     """The schema of a whole configuration. To be read only."""
     return _document()
 
 
-def resolved(part: Part) -> Part:
+def resolved(part: Subschema) -> Subschema:
     """The part with what it refers to; its own keywords win."""
     while "$ref" in part:
         name = part["$ref"].removeprefix("#/$defs/")
@@ -32,7 +34,7 @@ def resolved(part: Part) -> Part:
     return part
 
 
-def child(part: Part, key: str | int) -> Part | None:
+def child(part: Subschema, key: str | int) -> Subschema | None:
     """What may stand under `key`, or None when nothing may."""
     if isinstance(key, int):
         return resolved(part["items"]) if "items" in part else None
@@ -42,9 +44,9 @@ def child(part: Part, key: str | int) -> Part | None:
     return resolved(rest) if isinstance(rest, dict) else None
 
 
-def at(path: Path) -> Part | None:
+def at(path: Path) -> Subschema | None:
     """What may stand at this path, or None."""
-    part: Part | None = whole()
+    part: Subschema | None = whole()
     for key in path:
         if part is None:
             return None
@@ -52,24 +54,24 @@ def at(path: Path) -> Part | None:
     return part
 
 
-def properties(part: Part) -> Iterator[tuple[str, Part]]:
+def properties(part: Subschema) -> Iterator[tuple[str, Subschema]]:
     """The declared keys of a mapping."""
     for key in part.get("properties", {}):
         yield key, resolved(part["properties"][key])
 
 
-def types(part: Part) -> tuple[str, ...]:
+def types(part: Subschema) -> tuple[str, ...]:
     """The JSON types that are allowed, none for any."""
     declared = part.get("type", ())
     return (declared,) if isinstance(declared, str) else tuple(declared)
 
 
 @functools.cache
-def homes() -> dict[str, tuple[str, ...]]:
+def key_locations() -> dict[str, tuple[str, ...]]:
     """Each key with the blocks that have it, as an administrator writes them: `timeout` -> `server.http_client`, ..."""
     found: dict[str, dict[str, None]] = {}
 
-    def walk(part: Part, where: str) -> None:
+    def walk(part: Subschema, where: str) -> None:
         for key, below in properties(part):
             if where:
                 found.setdefault(key, {})[where] = None
@@ -88,3 +90,21 @@ def homes() -> dict[str, tuple[str, ...]]:
     for section, _ in properties(whole()):
         found.setdefault(section, {})["the top level"] = None
     return {key: tuple(places) for key, places in found.items()}
+
+
+def _folded(word: str) -> str:
+    return word.lower().replace("-", "_")
+
+
+def suggestions(word: str, known: Iterable[str], count: int = 2) -> list[str]:
+    """The closest of the known names, best first; none when nothing is near."""
+    names = {_folded(name): name for name in known}
+    if _folded(word) in names:
+        return [names[_folded(word)]]
+    return [names[name] for name in difflib.get_close_matches(_folded(word[:100]), names, count, 0.6)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean x or y?)`, or "" when nothing is near."""
+    names = suggestions(word, known)
+    return f" (did you mean {' or '.join(names)}?)" if names else ""

@@ -6,8 +6,8 @@ Durations are seconds (float), sizes are bytes, absent optional strings are "".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Mapping
 
 SOCKET_MAP, POLICY_SERVICE, DOVECOT_SASL = "socket_map", "policy_service", "dovecot_sasl"
 
@@ -80,7 +80,7 @@ class HttpClient:
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseCache:
+class ResponseCacheSettings:
     enabled: bool = False
     ttl: float = 300.0
     max_entries: int = 10000
@@ -164,7 +164,7 @@ class Server:
     logging: Logging = Logging()
     tls: Tls = Tls()
     http_client: HttpClient = HttpClient()
-    response_cache: ResponseCache = ResponseCache()
+    response_cache: ResponseCacheSettings = ResponseCacheSettings()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     socketmap_max_reply_size: int = 100_000
     client_idle_timeout: float = 3600.0

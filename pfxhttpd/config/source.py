@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Callable
+from collections.abc import Callable
 
-from pfxhttpd.config import json_source, toml_source, yaml_source
+from pfxhttpd.config import json_format, toml_format, yaml_format
+from pfxhttpd.config.errors import ConfigError, Location, Problem
 from pfxhttpd.config.node import Node
-from pfxhttpd.config.problem import Invalid, Place, Problem
 
 LARGEST = 1 << 20
 """Bytes that a configuration file may have."""
 
 _PARSERS: dict[str, Callable[[str, str], tuple[Node | None, list[Problem]]]] = {
-    "yaml": yaml_source.parse,
-    "json": json_source.parse,
-    "toml": toml_source.parse,
+    "yaml": yaml_format.parse,
+    "json": json_format.parse,
+    "toml": toml_format.parse,
 }
 _EXTENSIONS = {".json": "json", ".toml": "toml"}
 
@@ -37,7 +37,7 @@ def search(home: str, cwd: str) -> str:
             if os.path.isfile(path):
                 return path
     looked = f"{_NAMES[0]} (or .yaml, .toml, .json) in {', '.join(places)}"
-    raise Invalid([Problem("", 0, 0, "", f"no configuration file: looked for {looked}; name one with --config")])
+    raise ConfigError([Problem("", 0, 0, "", f"no configuration file: looked for {looked}; name one with --config")])
 
 
 def read(path: str) -> str:
@@ -47,9 +47,9 @@ def read(path: str) -> str:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Invalid([Problem(path, 0, 0, "", f"cannot be read: {reason}")]) from None
+        raise ConfigError([Problem(path, 0, 0, "", f"cannot be read: {reason}")]) from None
     if len(content) > LARGEST:
-        raise Invalid([Problem(path, 0, 0, "", f"larger than {LARGEST >> 20} MiB, which no configuration needs")])
+        raise ConfigError([Problem(path, 0, 0, "", f"larger than {LARGEST >> 20} MiB, which no configuration needs")])
     return decode(content, path)
 
 
@@ -60,16 +60,16 @@ def decode(content: bytes, file: str) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Invalid([Problem(*_offset(content, error.start, file), "", "not UTF-8 text")]) from None
+        raise ConfigError([Problem(*_offset(content, error.start, file), "", "not UTF-8 text")]) from None
     if "\0" in text:
-        raise Invalid([Problem(*_offset(content, content.index(0), file), "", "holds a NUL byte")])
+        raise ConfigError([Problem(*_offset(content, content.index(0), file), "", "holds a NUL byte")])
     return text
 
 
-def _offset(content: bytes, offset: int, file: str) -> Place:
+def _offset(content: bytes, offset: int, file: str) -> Location:
     before = content[:offset]
     column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
-    return Place(file, before.count(b"\n") + 1, column)
+    return Location(file, before.count(b"\n") + 1, column)
 
 
 def chosen_format(path: str, named: str | None) -> str:
@@ -81,9 +81,9 @@ def parse(text: str, file: str, form: str) -> tuple[Node, list[Problem]]:
     """The tree and the mistakes that leave it readable. Raises Invalid when it cannot be read as `form` at all."""
     root, problems = _PARSERS[form](text, file)
     if root is None:
-        raise Invalid(problems or [Problem(file, 1, 1, "", "the file is empty")])
+        raise ConfigError(problems or [Problem(file, 1, 1, "", "the file is empty")])
     if not isinstance(root.value, dict):
-        raise Invalid([*problems, root.wrong("expected a mapping of settings, such as `server:`")])
+        raise ConfigError([*problems, root.wrong("expected a mapping of settings, such as `server:`")])
     return root, problems
 
 

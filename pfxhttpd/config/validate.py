@@ -2,20 +2,23 @@
 
 What is reported is also removed from the tree, so that the checks that follow see only values of the right form and
 all mistakes can be reported at once.
+
+Before that, `coerce` turns values that leave no doubt into the wanted type, as the original did.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jsonschema
 
-from pfxhttpd.config import duration, schema
-from pfxhttpd.config.nearest import did_you_mean, nearest
+from pfxhttpd.config import schema, values
+from pfxhttpd.config.errors import Problem
 from pfxhttpd.config.node import Node, shown
-from pfxhttpd.config.problem import Problem
+from pfxhttpd.config.schema import did_you_mean, suggestions
 
 _TYPES = {
     "string": "a text",
@@ -65,11 +68,11 @@ def _duration(validator: Any, bounds: dict[str, str], value: Any, part: Any) -> 
     if not isinstance(value, (str, int, float)):
         return
     try:
-        length = duration.seconds(value)
+        length = values.seconds(value)
     except ValueError as error:
         yield jsonschema.ValidationError(str(error))
         return
-    if not duration.seconds(bounds["minimum"]) <= length <= duration.seconds(bounds["maximum"]):
+    if not values.seconds(bounds["minimum"]) <= length <= values.seconds(bounds["maximum"]):
         yield jsonschema.ValidationError(f"must be from {bounds['minimum']} to {bounds['maximum']}")
 
 
@@ -128,20 +131,22 @@ def _entry_hint(node: Node) -> str:
 def _unknown_keys(node: Node, part: Any) -> list[Problem]:
     known = schema.resolved(part).get("properties", {})
     for key in node.value.keys() - known.keys():
-        node.dropped.update(nearest(key, known, 1))  # then that one is not missing, only misspelt
-    return [child.wrong_key(f"unknown key{_likely(key, known)}") for key, child in node.value.items() if key not in known]
+        node.dropped.update(suggestions(key, known, 1))  # then that one is not missing, only misspelt
+    return [
+        child.wrong_key(f"unknown key{_likely(key, known)}") for key, child in node.value.items() if key not in known
+    ]
 
 
 def _likely(key: str, known: Any) -> str:
     """What an unknown key was likely meant to be: a key of this place, else the place that has it."""
-    here = nearest(key, known)
-    homes = schema.homes()
+    here = suggestions(key, known)
+    homes = schema.key_locations()
     elsewhere = [name for name in homes if name == key.lower().replace("-", "_")]
     if elsewhere and not (here and here[0] == elsewhere[0]):
         return f" (it belongs in {' or '.join(_short(homes[elsewhere[0]]))})"
     if here:
         return f" (did you mean {' or '.join(here)}?)"
-    far = nearest(key, homes, 1)
+    far = suggestions(key, homes, 1)
     return f" (did you mean {far[0]} in {' or '.join(_short(homes[far[0]]))}?)" if far else ""
 
 
@@ -165,7 +170,7 @@ def _remove(node: Node, parent: Node | None) -> None:
         parent.value[:] = [child for child in parent.value if child is not node]
 
 
-def _unknown(node: Node, part: schema.Part) -> Iterator[tuple[Node, str]]:
+def _unknown(node: Node, part: schema.Subschema) -> Iterator[tuple[Node, str]]:
     """The keys that the schema does not know, wherever they are."""
     for key, child in list(node.children()):
         below = schema.child(part, key)
@@ -173,3 +178,43 @@ def _unknown(node: Node, part: schema.Part) -> Iterator[tuple[Node, str]]:
             yield from _unknown(child, below)
         elif isinstance(key, str):
             yield node, key
+
+
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+
+
+def coerce(node: Node, part: schema.Subschema | None) -> None:
+    """Change the tree in place. Whatever remains of a wrong type is for the schema's check to report."""
+    if part is None:
+        return
+    if isinstance(node.value, dict):
+        entries = isinstance(part.get("additionalProperties"), dict)
+        for key, child in list(node.value.items()):
+            if child.bad:
+                del node.value[key]
+                node.dropped.add(key)
+            elif child.value is None and not entries:
+                del node.value[key]
+            else:
+                if child.value is None:
+                    child.value = {}  # an entry that has nothing but the defaults
+                coerce(child, schema.child(part, key))
+    elif isinstance(node.value, list):
+        node.value = [child for child in node.value if not child.bad]
+        for index, child in enumerate(node.value):
+            coerce(child, schema.child(part, index))
+    else:
+        _scalar(node, schema.types(part))
+
+
+def _scalar(node: Node, kinds: tuple[str, ...]) -> None:
+    value = node.value
+    if isinstance(value, str) and "string" not in kinds:
+        if "integer" in kinds and _DECIMAL.fullmatch(value):
+            node.value = int(value)
+        elif "boolean" in kinds and value in ("true", "false"):
+            node.value = value == "true"
+    elif isinstance(value, float) and "integer" in kinds and value.is_integer() and abs(value) < 1e18:
+        node.value = int(value)
+    elif isinstance(value, int) and not isinstance(value, bool) and kinds == ("string",) and node.text == str(value):
+        node.value = node.text

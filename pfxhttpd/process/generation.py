@@ -9,32 +9,24 @@ from __future__ import annotations
 import resource
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Mapping
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
-from pfxhttpd.exchange.secrets import secrets
-from pfxhttpd.outside import handoff, listen, trust
-from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.scoreboard import POOLS, TARGETS
-from pfxhttpd.process.plan import Door, Plan
-from pfxhttpd.service.login import mechanisms
+from pfxhttpd.io import SetupError, handoff, listen, tls
+from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard import POOLS, TARGETS
+from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
+from pfxhttpd.rules.redact import secrets
+from pfxhttpd.service.sasl import mechanisms
 
 GLOBAL = "global"
 RESERVED_DESCRIPTORS = 64
 """What parking needs beside its clients, with room to spare."""
 
 
-class Refused(Exception):
-    """A configuration cannot be put to work. One line; `permission` tells that the system did not allow it."""
-
-    def __init__(self, reason: str, permission: bool = False) -> None:
-        super().__init__(reason)
-        self.permission = permission
-
-
 @dataclass(frozen=True, slots=True)
-class Place:
+class PoolRuntime:
     """A pool at work: its index on the scoreboard, its ready queue, and the listeners that it serves."""
 
     key: str
@@ -50,24 +42,26 @@ class Place:
 class Generation:
     number: int
     settings: Settings
-    journal: Journal
+    logger: Logger
     context: ssl.SSLContext
     doors: Mapping[str, socket.socket]
-    places: Mapping[str, Place]
+    places: Mapping[str, PoolRuntime]
     targets: Mapping[str, int]
     max_connections: int
 
-    def plan(self) -> Plan:
+    def plan(self) -> ParkingConfig:
         """What parking has to know."""
         pools = {where: place.index for place in self.places.values() for where in place.doors}
         default = self.places.get(GLOBAL) or next(iter(self.places.values()))
         entries = self.settings.entries[DOVECOT_SASL]
         doors = tuple(
-            Door(listener.where, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
+            SaslListener(listener.where, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
             for listener in self._greeted()
         )
         server = self.settings.server
-        return Plan(pools, default.index, server.client_idle_timeout, self.max_connections, doors, server.logging)
+        return ParkingConfig(
+            pools, default.index, server.client_idle_timeout, self.max_connections, doors, server.logging
+        )
 
     def _greeted(self) -> list[Listener]:
         return [listener for listener in self.settings.server.listen if listener.kind == DOVECOT_SASL]
@@ -101,17 +95,17 @@ class Generation:
 
 
 def prepare(
-    settings: Settings, previous: Generation | None, journal: Journal, activated: Mapping[str, list[socket.socket]]
+    settings: Settings, previous: Generation | None, logger: Logger, activated: Mapping[str, list[socket.socket]]
 ) -> Generation:
     """Bind, load and lay out all that `settings` ask for, taking over what `previous` already has.
 
-    `journal` is any whose sinks are open; the generation has one of its own, at its level, on the same sinks.
+    `logger` is any whose sinks are open; the generation has one of its own, at its level, on the same sinks.
     `activated` are systemd's sockets by name. Raises `Refused`, with nothing left behind.
     """
     doors: dict[str, socket.socket] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, PoolRuntime] = {}
     try:
-        context = trust.context(settings.server.tls)
+        context = tls.context(settings.server.tls)
         for listener in settings.server.listen:
             doors[listener.where] = _door(listener, settings, previous, activated)
         taken = {place.index for place in previous.places.values()} if previous else set()
@@ -120,7 +114,7 @@ def prepare(
             if old is None:
                 index = next(index for index in range(len(taken) + 1) if index not in taken)
                 taken.add(index)
-                ready, sender = handoff.channel()
+                ready, sender = handoff.socket_pair()
             else:
                 index, ready, sender = old.index, old.ready, old.sender
             mine = {
@@ -128,16 +122,16 @@ def prepare(
                 for listener in settings.server.listen
                 if _pool_of(listener) == key
             }
-            places[key] = Place(key, title, index, pool, ready, sender, mine)
+            places[key] = PoolRuntime(key, title, index, pool, ready, sender, mine)
         targets = _targets(settings, previous)
-    except (listen.ListenError, trust.TrustError, Refused, OSError) as error:
-        Generation(0, settings, journal, None, doors, places, {}, 0).close(keeping=previous)
-        raise Refused(str(error), getattr(error, "permission", False)) from error
+    except (SetupError, OSError) as error:
+        Generation(0, settings, logger, None, doors, places, {}, 0).close(keeping=previous)
+        raise SetupError(str(error), getattr(error, "permission", False)) from error
     number = previous.number + 1 if previous else 1
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = settings.server.max_connections or limit
     most = max(1, min(most, limit - RESERVED_DESCRIPTORS))
-    own = journal.with_settings(settings.server.logging, secrets(settings))
+    own = logger.with_settings(settings.server.logging, secrets(settings))
     return Generation(number, settings, own, context, doors, places, targets, most)
 
 
@@ -151,10 +145,10 @@ def _door(
         return previous.doors[listener.where]
     if listener.systemd_socket_name:
         if previous:
-            raise listen.ListenError(f"{listener.where}: a socket of systemd's cannot be added by a reload; restart")
+            raise SetupError(f"{listener.where}: a socket of systemd's cannot be added by a reload; restart")
         passed = activated.get(listener.systemd_socket_name, [])
         if len(passed) != 1:
-            raise listen.ListenError(f"{listener.where}: systemd passed {len(passed)} sockets of that name, not one")
+            raise SetupError(f"{listener.where}: systemd passed {len(passed)} sockets of that name, not one")
         listen.check_fit(listener, passed[0])
         return passed[0]
     return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
@@ -168,11 +162,13 @@ def _targets(settings: Settings, previous: Generation | None) -> dict[str, int]:
     """
     wanted = {entry.target for entries in settings.entries.values() for entry in entries.values()}
     if len(wanted) > TARGETS:
-        raise Refused(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
+        raise SetupError(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
     before = previous.targets if previous else {}
     kept = {target: row for target, row in before.items() if target in wanted}
     latest = max(before.values(), default=-1)
-    free = sorted(set(range(TARGETS)) - set(kept.values()), key=lambda row: (row in before.values(), row <= latest, row))
+    free = sorted(
+        set(range(TARGETS)) - set(kept.values()), key=lambda row: (row in before.values(), row <= latest, row)
+    )
     return kept | dict(zip(sorted(wanted - set(kept)), free))
 
 
@@ -187,5 +183,5 @@ def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
     if len(pools) < len(listeners):
         pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
     if len(pools) > POOLS:
-        raise Refused(f"the configuration has {len(pools)} pools; {POOLS} is the most")
+        raise SetupError(f"the configuration has {len(pools)} pools; {POOLS} is the most")
     return pools

@@ -16,23 +16,24 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from setproctitle import setproctitle
 
 from pfxhttpd import __version__
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.exchange import cachekey
-from pfxhttpd.outside import control
-from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.notify import Notifier
-from pfxhttpd.outside.scoreboard import Scoreboard
-from pfxhttpd.process import desk, status
-from pfxhttpd.process.crew import RETIRE, Slot, State
-from pfxhttpd.process.desk import Asker, Desk
-from pfxhttpd.process.generation import GLOBAL, Generation, Refused, prepare
-from pfxhttpd.process.staff import Key, Staff, title, wanted
+from pfxhttpd.io import SetupError
+from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard import Scoreboard
+from pfxhttpd.io.systemd import Notifier
+from pfxhttpd.process import control_server, status
+from pfxhttpd.process.child import RETIRE, Slot, State
+from pfxhttpd.process.control_server import ControlClient, ControlServer
+from pfxhttpd.process.generation import GLOBAL, Generation, prepare
+from pfxhttpd.process.supervisor import Supervisor, WorkerKey, worker_keys, worker_title
+from pfxhttpd.rules import cache_key
 
 TICK = 2.0
 """Seconds between looks at workers that may be stuck."""
@@ -44,13 +45,13 @@ Load = Callable[[], Settings]
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
+class PendingReload:
     """A reload under way: the new generation, its workers, the time they have, and who waits for the outcome."""
 
     generation: Generation
-    slots: Mapping[Key, Slot]
+    slots: Mapping[WorkerKey, Slot]
     by: float
-    askers: list[Asker]
+    askers: list[ControlClient]
 
 
 class Master:
@@ -63,7 +64,7 @@ class Master:
         self,
         settings: Settings,
         load: Load,
-        journal: Journal,
+        logger: Logger,
         notifier: Notifier,
         runtime: str,
         cache_directory: str,
@@ -74,21 +75,26 @@ class Master:
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
         self._take_signals()
-        self._generation = prepare(settings, None, journal, activated)
+        self._generation = prepare(settings, None, logger, activated)
         self._board.generation = self._generation.number
         try:
-            self._desk = Desk(runtime, owner, self._selector, {
-                "status": lambda asker, _: desk.answer([asker], {"ok": True, "status": self._status()}),
-                "reload": lambda asker, _: self._reload([asker]),
-                "stop": self._stop_for,
-                "purge": self._purge,
-            })
-        except control.ControlError as error:
+            self._desk = ControlServer(
+                runtime,
+                owner,
+                self._selector,
+                {
+                    "status": lambda asker, _: control_server.answer([asker], {"ok": True, "status": self._status()}),
+                    "reload": lambda asker, _: self._reload([asker]),
+                    "stop": self._stop_for,
+                    "purge": self._purge,
+                },
+            )
+        except SetupError:
             self._generation.close()
-            raise Refused(str(error), error.permission) from error
-        self._staff = Staff(self._board, self._selector, self._generation, self._private, cache_directory)
-        self._roll: Roll | None = None
-        self._again: list[Asker] | None = None
+            raise
+        self._staff = Supervisor(self._board, self._selector, self._generation, self._private, cache_directory)
+        self._roll: PendingReload | None = None
+        self._again: list[ControlClient] | None = None
         self._stopping_by = 0.0
         self._ticked = 0.0
         self._ready = False
@@ -100,13 +106,16 @@ class Master:
         self._desk.close()
 
     @property
-    def _log(self) -> Journal:
-        return self._generation.journal
+    def _log(self) -> Logger:
+        return self._generation.logger
 
     def _private(self) -> list[socket.socket]:
         return [
-            self._signals, self._signal_end, *self._desk.sockets(),
-            *(self._roll.askers if self._roll else ()), *(self._again or ()),
+            self._signals,
+            self._signal_end,
+            *self._desk.sockets(),
+            *(self._roll.askers if self._roll else ()),
+            *(self._again or ()),
         ]
 
     # -- serve --------------------------------------------------------------------------------------------------
@@ -201,10 +210,10 @@ class Master:
 
     # -- reload -------------------------------------------------------------------------------------------------
 
-    def _reload(self, askers: list[Asker]) -> None:
+    def _reload(self, askers: list[ControlClient]) -> None:
         """Build the new generation; what cannot be is logged, told to whoever asked, and changes nothing."""
         if self._stopping_by:
-            desk.refuse(askers, "the server is stopping")
+            control_server.refuse(askers, "the server is stopping")
             return
         if self._roll:
             self._again = [*(self._again or ()), *askers]
@@ -213,11 +222,11 @@ class Master:
         try:
             settings = self._load()
             generation = prepare(settings, self._generation, self._log, {})
-        except Refused as error:
+        except SetupError as error:
             self._refuse(askers, str(error))
             return
-        slots = {key: Slot(title(generation, key)) for key in wanted(generation)}
-        self._roll = Roll(generation, slots, time.monotonic() + START_TIME, askers)
+        slots = {key: Slot(worker_title(generation, key)) for key in worker_keys(generation)}
+        self._roll = PendingReload(generation, slots, time.monotonic() + START_TIME, askers)
         self._staff.settle()
         try:
             for key, slot in slots.items():
@@ -225,12 +234,12 @@ class Master:
         except (OSError, RuntimeError) as error:
             self._abort(str(error))
 
-    def _refuse(self, askers: list[Asker], reason: str) -> None:
+    def _refuse(self, askers: list[ControlClient], reason: str) -> None:
         if self._log.error:
             self._log.error("Reload failed, nothing has changed", reason=reason)
         if not self._stopping_by:
             self._notifier.ready(self._summary())
-        desk.refuse(askers, reason)
+        control_server.refuse(askers, reason)
 
     def _abort(self, reason: str) -> None:
         roll, self._roll = self._roll, None
@@ -242,7 +251,7 @@ class Master:
         self._refuse(roll.askers, reason)
         self._reload_again()
 
-    def _commit(self, roll: Roll) -> None:
+    def _commit(self, roll: PendingReload) -> None:
         """Every new worker is ready: from here on the new generation is the one that serves."""
         old, old_slots, new = self._generation, self._staff.slots, roll.generation
         self._roll = None
@@ -267,7 +276,7 @@ class Master:
         if self._log.info:
             self._log.info("Configuration reloaded", generation=new.number, workers=len(roll.slots))
         self._notifier.ready(self._summary())
-        desk.answer(roll.askers, {"ok": True, "generation": new.number})
+        control_server.answer(roll.askers, {"ok": True, "generation": new.number})
         self._reload_again()
 
     def _plan(self, old: Generation) -> None:
@@ -301,7 +310,7 @@ class Master:
             self._log.info("Stopping")
         self._notifier.stopping()
         self._stopping_by = time.monotonic() + self._generation.settings.server.shutdown_timeout
-        desk.refuse(self._again or [], "the server is stopping")
+        control_server.refuse(self._again or [], "the server is stopping")
         self._again = None
         if self._roll:
             self._abort("the server is stopping")
@@ -309,8 +318,8 @@ class Master:
         for child in self._staff.workers():
             child.leave(RETIRE)
 
-    def _stop_for(self, asker: Asker, _: object) -> None:
-        desk.answer([asker], {"ok": True, "pid": os.getpid()})
+    def _stop_for(self, asker: ControlClient, _: object) -> None:
+        control_server.answer([asker], {"ok": True, "pid": os.getpid()})
         self._stop()
 
     def _quit(self) -> None:
@@ -353,15 +362,15 @@ class Master:
         if self._log.info:
             self._log.info("Pool resized", pool=GLOBAL, workers=workers)
 
-    def _purge(self, asker: Asker, request: Mapping[str, Any]) -> None:
+    def _purge(self, asker: ControlClient, request: Mapping[str, Any]) -> None:
         """Have the cache forget one key of a map, all of an entry, or everything."""
         name, key = request.get("name"), request.get("key")
-        keys = [cachekey.of_map(str(name), str(key))] if key is not None else []
+        keys = [cache_key.map_key(str(name), str(key))] if key is not None else []
         forgotten = self._staff.store.purge(None if name is None else str(name), keys)
         if forgotten is None:
-            desk.refuse([asker], "the cache does not answer, or is not enabled")
+            control_server.refuse([asker], "the cache does not answer, or is not enabled")
         else:
-            desk.answer([asker], {"ok": True, "forgotten": forgotten})
+            control_server.answer([asker], {"ok": True, "forgotten": forgotten})
 
     def _status(self) -> dict[str, Any]:
         return status.of(self._generation, self._board, self._staff.children.values())

@@ -23,21 +23,21 @@ import signal
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from fcntl import ioctl
-from typing import Callable, Mapping
 
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
-from pfxhttpd.outside.handoff import Client, Inbox
-from pfxhttpd.outside.journal import Journal
-from pfxhttpd.outside.scoreboard import Scoreboard
-from pfxhttpd.process.crew import GO, PLANNED, READY
-from pfxhttpd.process.greeter import Greeter
-from pfxhttpd.process.plan import MOST_DESCRIPTORS, Plan
-from pfxhttpd.process.queue import Queue
-from pfxhttpd.service import trace
-from pfxhttpd.wire import dovecot_line, policy, socketmap
+from pfxhttpd.io.handoff import Connection, Receiver
+from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard import Scoreboard
+from pfxhttpd.process.child import CONFIG_APPLIED, GO, READY
+from pfxhttpd.process.parking_config import MAX_DESCRIPTORS, ParkingConfig
+from pfxhttpd.process.ready_queue import ReadyQueue
+from pfxhttpd.process.sasl_acceptor import SaslAcceptor
+from pfxhttpd.service import log_context
+from pfxhttpd.wire import dovecot_lines, policy, socketmap
 
 READ = 65536
 BATCH = 64
@@ -54,9 +54,9 @@ _READABLE = select.EPOLLIN | select.EPOLLRDHUP
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 WHOLE: Mapping[str, Callable[[bytes, int], bool]] = {
-    SOCKET_MAP: socketmap.whole,
-    POLICY_SERVICE: policy.whole,
-    DOVECOT_SASL: lambda buffer, _: dovecot_line.whole(buffer),
+    SOCKET_MAP: socketmap.is_complete,
+    POLICY_SERVICE: policy.is_complete,
+    DOVECOT_SASL: lambda buffer, _: dovecot_lines.is_complete(buffer),
 }
 """Per kind of client: does somebody have to look at these bytes?"""
 
@@ -68,22 +68,22 @@ class Parking:
         channel: socket.socket,
         queues: Mapping[int, socket.socket],
         doors: list[socket.socket],
-        plan: Plan,
+        plan: ParkingConfig,
         board: Scoreboard,
-        journal: Journal,
+        logger: Logger,
     ) -> None:
-        self._inbox, self._channel, self._plan = Inbox(arrivals), channel, plan
-        self._board, self._log = board, journal
+        self._inbox, self._channel, self._plan = Receiver(arrivals), channel, plan
+        self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
-        self._greeter = Greeter(doors, plan, self._epoll, journal)
-        self._parked: OrderedDict[int, tuple[float, Client]] = OrderedDict()
+        self._greeter = SaslAcceptor(doors, plan, self._epoll, logger)
+        self._parked: OrderedDict[int, tuple[float, Connection]] = OrderedDict()
         self._arrived = 0
         self._title_at, self._title_for = 0.0, -1
         self._leaving = False
 
-    def _queue(self, index: int, sender: socket.socket) -> Queue:
-        return Queue(sender, self._board.pool(index), self._epoll, self._log)
+    def _queue(self, index: int, sender: socket.socket) -> ReadyQueue:
+        return ReadyQueue(sender, self._board.pool(index), self._epoll, self._log)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Parking:
     def _obey(self) -> None:
         """A new plan, with the senders of new pools; or the end."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._channel, 65536, MOST_DESCRIPTORS)
+            message, descriptors, _, _ = socket.recv_fds(self._channel, 65536, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         if not message:
@@ -141,7 +141,7 @@ class Parking:
             return
         if message == GO:
             return
-        plan, added = Plan.unpack(message)
+        plan, added = ParkingConfig.unpack(message)
         self._plan = plan
         self._log = self._log.with_settings(plan.logging)
         self._greeter.change([socket.socket(fileno=fd) for fd in descriptors[len(added) :]], plan, self._log)
@@ -155,7 +155,7 @@ class Parking:
             del self._senders[gone.fd]
             for fd, client in gone.close():
                 self._ready(fd, client)
-        self._channel.send(PLANNED)
+        self._channel.send(CONFIG_APPLIED)
 
     # -- clients ------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Parking:
             self._unpark(fd)
             self._ready(fd, client)
 
-    def _send(self, fd: int, client: Client) -> None:
+    def _send(self, fd: int, client: Connection) -> None:
         try:
             client.unsent = client.unsent[os.write(fd, client.unsent) :]
         except BlockingIOError:
@@ -207,7 +207,7 @@ class Parking:
         else:
             self._epoll.modify(fd, _READABLE)
 
-    def _read(self, fd: int, client: Client) -> None:
+    def _read(self, fd: int, client: Connection) -> None:
         try:
             data = os.read(fd, READ)
         except BlockingIOError:
@@ -227,7 +227,7 @@ class Parking:
             self._parked[fd] = (time.monotonic(), client)
             self._parked.move_to_end(fd)
 
-    def _ready(self, fd: int, client: Client) -> None:
+    def _ready(self, fd: int, client: Connection) -> None:
         """A client that a worker has to look at."""
         self._queues[self._plan.pools.get(client.where, self._plan.default)].add(fd, client)
 
@@ -240,7 +240,7 @@ class Parking:
         self._unpark(fd)
         os.close(fd)
         if self._log.info:
-            self._log.info("Connection closed", **trace.fields(client), **({"reason": reason} if reason else {}))
+            self._log.info("Connection closed", **log_context.fields(client), **({"reason": reason} if reason else {}))
 
     def _let_the_silent_go(self) -> None:
         """Clients are in the order in which they were last heard. A SASL client may be silent for ever: over TCP,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pfxhttpd import __version__
-from pfxhttpd.exchange.breaker import STATES
-from pfxhttpd.outside.scoreboard import Scoreboard
-from pfxhttpd.process.crew import Child
+from pfxhttpd.io.scoreboard import Scoreboard
+from pfxhttpd.process.child import Child
 from pfxhttpd.process.generation import Generation
+from pfxhttpd.rules.breaker import STATES
 from pfxhttpd.service.backend import plain_target
 
 
@@ -71,8 +72,8 @@ def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[st
 def lines(status: Mapping[str, Any]) -> list[str]:
     """The same for people, one line each."""
     said = [
-        f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
-        f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
+        (f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
+        f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections")
     ]
     for pool in status["pools"]:
         said.append(
@@ -82,15 +83,15 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     cache = status["cache"]
     said.append(
         f"cache: {cache['entries']} entries, {cache['bytes']} bytes, {cache['hits']} hits, {cache['misses']} misses, "
-        f"{cache['evictions']} evictions" if cache["enabled"] else "cache: not enabled"
+        f"{cache['evictions']} evictions"
+        if cache["enabled"]
+        else "cache: not enabled"
     )
     for target in status["targets"]:
         since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
         said.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
     for worker in status["workers"]:
         doing = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
-        said.append(
-            f"{worker['process']} pid {worker['pid']}: {worker['state']}{doing}, {worker['requests']} requests"
-        )
+        said.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{doing}, {worker['requests']} requests")
     said += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
     return said

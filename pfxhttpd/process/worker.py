@@ -18,17 +18,17 @@ import signal
 import socket
 import ssl
 import time
-from typing import Callable
+from collections.abc import Callable
 
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.outside import listen
-from pfxhttpd.outside.handoff import Client, Inbox
-from pfxhttpd.outside.journal import Journal
-from pfxhttpd.process.crew import DISSOLVE, GO, READY, TIRED
-from pfxhttpd.process.equipment import Equipment
-from pfxhttpd.process.hand import Hand, Outcome
-from pfxhttpd.process.post import Post, Titles
-from pfxhttpd.service import trace
+from pfxhttpd.io import listen
+from pfxhttpd.io.handoff import Connection, Receiver
+from pfxhttpd.io.log import Logger
+from pfxhttpd.process.child import DRAIN, GO, MAX_REQUESTS, READY
+from pfxhttpd.process.connection_handler import ConnectionHandler, Outcome
+from pfxhttpd.process.context import WorkerContext, WorkerStatus
+from pfxhttpd.process.services import Services
+from pfxhttpd.service import log_context
 
 CROWDED_PAUSE = 0.2
 """Seconds between looks at the queue and the number of connections while either is at its limit and nothing is accepted."""
@@ -39,17 +39,17 @@ _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 class Worker:
-    def __init__(self, post: Post, settings: Settings, context: ssl.SSLContext, journal: Journal) -> None:
-        self._post, self._log = post, journal
-        self._titles = Titles(post, settings)
-        equipment = Equipment(post, settings, context, self._titles, journal)
+    def __init__(self, post: WorkerContext, settings: Settings, context: ssl.SSLContext, logger: Logger) -> None:
+        self._post, self._log = post, logger
+        self._titles = WorkerStatus(post, settings)
+        equipment = Services(post, settings, context, self._titles, logger)
         self._transport, self._memory = equipment.transport, equipment.memory
         self._epoll = select.epoll()
-        self._hand = Hand(post, settings, equipment.services, self._epoll, journal)
+        self._hand = ConnectionHandler(post, settings, equipment.services, self._epoll, logger)
         self._listeners = {listener.where: listener for listener in settings.server.listen}
         self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
         self._door_open = self._crowded = False
-        self._inbox = Inbox(post.ready)
+        self._inbox = Receiver(post.ready)
         self._sated = False
         self._leaving = self._dissolving = False
         most = post.pool.max_requests
@@ -99,7 +99,7 @@ class Worker:
             return
         except OSError:
             order = b""
-        self._dissolving = order == DISSOLVE
+        self._dissolving = order == DRAIN
         if order != GO:
             self._leave()
 
@@ -160,7 +160,7 @@ class Worker:
             row = self._post.row
             row.served()
             if row.requests == self._tired_at:
-                self._tell(TIRED)
+                self._tell(MAX_REQUESTS)
             self._memory.tend()
         elif outcome is Outcome.OUTDATED and not self._leaving:
             # The next generation serves; the word to leave is on its way.
@@ -175,7 +175,7 @@ class Worker:
             self._epoll.unregister(fd)
             self._epoll.register(fd, _EXCLUSIVE)
 
-    def _arrivals(self, events: list[tuple[int, int]]) -> list[tuple[int, Client]]:
+    def _arrivals(self, events: list[tuple[int, int]]) -> list[tuple[int, Connection]]:
         """One client of everything shared that this worker was woken for."""
         arrivals = []
         for fd, _ in events:
@@ -220,7 +220,7 @@ class Worker:
             else:
                 self._epoll.unregister(fd)
 
-    def _accept(self, door: socket.socket, where: str) -> tuple[int, Client] | None:
+    def _accept(self, door: socket.socket, where: str) -> tuple[int, Connection] | None:
         self._crowded = self._post.board.held >= self._post.max_connections
         if self._crowded:
             return None
@@ -230,9 +230,9 @@ class Worker:
             return None
         sock.setblocking(False)
         listener = self._listeners[where]
-        client = Client(listener.kind, listener.name, where, listen.label(sock, address), time.monotonic())
+        client = Connection(listener.kind, listener.name, where, listen.label(sock, address), time.monotonic())
         if self._log.info:
-            self._log.info("New connection established", **trace.fields(client), listener=listener.name)
+            self._log.info("New connection established", **log_context.fields(client), listener=listener.name)
         return sock.detach(), client
 
     def _tell(self, word: bytes) -> None:

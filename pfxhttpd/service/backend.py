@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import time
-from typing import Callable, Mapping, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 from requests import Request, Session, exceptions
 from requests.utils import get_environ_proxies
@@ -12,12 +13,12 @@ from urllib3.util import parse_url
 
 from pfxhttpd import __version__
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
-from pfxhttpd.exchange.answer import Answer, BackendFailure
-from pfxhttpd.exchange.template import payload_of, target_of
-from pfxhttpd.exchange.login import OwnCredentials
-from pfxhttpd.outside.transport.adapter import Prepared
-from pfxhttpd.outside.transport.reply import Heard
-from pfxhttpd.service.fuse import Fuse
+from pfxhttpd.io.transport.adapter import RenderedRequest
+from pfxhttpd.io.transport.response import ParsedResponse
+from pfxhttpd.rules.login import CredentialsRefused
+from pfxhttpd.rules.response import BackendError, BackendResponse
+from pfxhttpd.rules.template import payload_of, target_of
+from pfxhttpd.service.breaker import SharedBreaker
 
 Verdict = TypeVar("Verdict")
 
@@ -72,7 +73,7 @@ def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
 class Backend:
     """Asks one entry's target. Made once per worker and entry; everything that can be rendered ahead is."""
 
-    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch, fuse: Fuse) -> None:
+    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch, fuse: SharedBreaker) -> None:
         self.entry = entry
         self._fuse = fuse
         self._session, self._watch = session, watch
@@ -81,12 +82,12 @@ class Backend:
         self._wants_headers = entry.kind == DOVECOT_SASL
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
-        self._prepared = Prepared.of(request)
+        self._prepared = RenderedRequest.of(request)
 
     def consult(
         self,
         question: str | Mapping[str, str],
-        judge: Callable[[Entry, Answer], Verdict],
+        judge: Callable[[Entry, BackendResponse], Verdict],
         body: bytes | None = None,
     ) -> Verdict:
         """What `judge` makes of the answer to a key or to a policy's attributes. `body` replaces the rendered payload.
@@ -98,17 +99,17 @@ class Backend:
         try:
             verdict = judge(self.entry, self._ask(question, body))
             alive = True
-        except OwnCredentials:
+        except CredentialsRefused:
             alive = True
             raise
-        except BackendFailure as failure:
+        except BackendError as failure:
             late = failure.timeout
             raise
         finally:
             self._fuse.leave(leave, alive, late)
         return verdict
 
-    def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> Answer:
+    def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> BackendResponse:
         entry, request = self.entry, self._prepared
         if self._target.static is None:
             request.url = parse_url(self._target.render(question).decode()).url
@@ -127,25 +128,25 @@ class Backend:
             raise _failure(error) from error
         finally:
             self._watch.end()
-        return Answer(
+        return BackendResponse(
             response.status_code, _headers(response) if self._wants_headers else _NO_HEADERS, response.content
         )
 
 
-def _headers(response: Heard) -> dict[str, str]:
+def _headers(response: ParsedResponse) -> dict[str, str]:
     """The headers by name, in small letters. Raises `BackendFailure` where one that names an account or a reason is
     there twice: joined by a comma, as HTTP libraries do, they would name an account that nobody has."""
     found: dict[str, str] = {}
     for name, value in response.raw_headers:
         key = name.decode("latin-1").lower()
         if key in found and key.startswith("auth-"):
-            raise BackendFailure(f"backend sent {key} twice")
+            raise BackendError(f"backend sent {key} twice")
         found[key] = value.strip(b" \t").decode("latin-1")  # as text, UTF-8 would lose bytes that look like blanks
     return found
 
 
-def _failure(error: exceptions.RequestException) -> BackendFailure:
+def _failure(error: exceptions.RequestException) -> BackendError:
     for kind, reason in _FAILURES:
         if isinstance(error, kind):
-            return BackendFailure(f"{reason}: {error}", timeout=isinstance(error, exceptions.Timeout))
-    return BackendFailure(str(error) or "the backend cannot be asked")
+            return BackendError(f"{reason}: {error}", timeout=isinstance(error, exceptions.Timeout))
+    return BackendError(str(error) or "the backend cannot be asked")

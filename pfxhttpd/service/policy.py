@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 from pfxhttpd.config.settings import Entry
-from pfxhttpd.exchange import cachekey
-from pfxhttpd.exchange.answer import BackendFailure
-from pfxhttpd.exchange.verdict import policy_action
-from pfxhttpd.outside.handoff import Client
-from pfxhttpd.outside.journal import Journal
+from pfxhttpd.io.handoff import Connection
+from pfxhttpd.io.log import Logger
+from pfxhttpd.rules import cache_key
+from pfxhttpd.rules.response import BackendError
+from pfxhttpd.rules.verdict import policy_action
 from pfxhttpd.service.backend import Backend
-from pfxhttpd.service.memory import Memory
-from pfxhttpd.service.trace import Trace
+from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.wire import policy
 
 _GONE = "DEFER Temporary server problem"
 
 
-class Checks:
+class PolicyService:
     """Answers the requests of policy clients; the client's listener names the policy."""
 
-    def __init__(self, backends: Mapping[str, Backend], memory: Memory, journal: Journal) -> None:
-        self._backends, self._memory, self._log = backends, memory, journal
+    def __init__(self, backends: Mapping[str, Backend], memory: CacheBuffer, logger: Logger) -> None:
+        self._backends, self._memory, self._log = backends, memory, logger
 
-    def step(self, client: Client) -> bytes | None:
+    def step(self, client: Connection) -> bytes | None:
         """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
 
-        Raises `wire.malformed.Malformed`; nothing can be answered then.
+        Raises `wire.ProtocolError`; nothing can be answered then.
         """
         taken = policy.take(client.unread)
         if taken is None:
             return None
         attributes, used = taken
         client.unread = client.unread[used:]
-        log, trace = self._log, Trace(client)
+        log, trace = self._log, LogContext(client)
         if log.debug:
             log.debug("Received request", **trace.fields, policy=client.name, attributes=attributes)
         backend = self._backends.get(client.name)
@@ -43,11 +43,11 @@ class Checks:
             log.debug("Response sent", **trace.fields, action=action)
         return policy.encode(action)
 
-    def _decide(self, backend: Backend, attributes: Mapping[str, str], trace: Trace) -> str:
+    def _decide(self, backend: Backend, attributes: Mapping[str, str], trace: LogContext) -> str:
         log, entry, memory = self._log, backend.entry, self._memory
         try:
             verdict = backend.consult(attributes, policy_action)
-        except BackendFailure as failure:
+        except BackendError as failure:
             action = memory.recall(self._key(entry, attributes)) if memory.enabled else None
             if log.info:
                 cached = "miss" if action is None else "hit"
@@ -62,4 +62,4 @@ class Checks:
 
     @staticmethod
     def _key(entry: Entry, attributes: Mapping[str, str]) -> bytes:
-        return cachekey.of_policy(entry.name, attributes, entry.cache_ignore)
+        return cache_key.policy_key(entry.name, attributes, entry.cache_ignore)

@@ -25,14 +25,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pfxhttpd.wire import dovecot_auth
-from pfxhttpd.wire.account import flaw
-from pfxhttpd.wire.attempt import Attempt
-from pfxhttpd.wire.dovecot_exchange import Exchange, State
-from pfxhttpd.wire.dovecot_line import number
-from pfxhttpd.wire.dovecot_reply import MAJOR, cont, fail, ok
+from pfxhttpd.wire import dovecot_lines
+from pfxhttpd.wire.dovecot_exchange import Attempt, Exchange, State
+from pfxhttpd.wire.dovecot_lines import MAJOR, cont, fail, ok, request_id
 from pfxhttpd.wire.mechanisms import BadMessage, Mechanism, challenge, decode
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.text import account_error, one_line
 
 OPEN_LIMIT = 64
 """Exchanges open at once on one connection."""
@@ -42,7 +39,7 @@ STATE_LIMIT = 32768
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class LineResult:
     """What a line calls for: bytes to `send`, an `attempt` to have decided, or the reason to `close`; all empty: nothing.
 
     `note` is a remark for the log about a line that was ignored or failed; it holds nothing of the line itself.
@@ -54,10 +51,10 @@ class Turn:
     note: str = ""
 
 
-class Connection:
+class SaslSession:
     """The state of one connection. `mechanisms` are those offered now; `scope` and `discovery` go into error challenges."""
 
-    __slots__ = ("_mechanisms", "_scope", "_discovery", "_awaited", "_serial", "_open")
+    __slots__ = ("_awaited", "_discovery", "_mechanisms", "_open", "_scope", "_serial")
 
     def __init__(self, mechanisms: Iterable[Mechanism], scope: str = "", discovery: str = "") -> None:
         self._mechanisms = {mechanism.name: mechanism for mechanism in mechanisms}
@@ -79,26 +76,26 @@ class Connection:
         return self._awaited, self._serial, tuple(exchange.freeze() for exchange in self._open.values())
 
     @classmethod
-    def thaw(cls, frozen: tuple, mechanisms: Iterable[Mechanism], scope: str = "", discovery: str = "") -> Connection:
+    def thaw(cls, frozen: tuple, mechanisms: Iterable[Mechanism], scope: str = "", discovery: str = "") -> SaslSession:
         """The connection that `freeze` described. The other arguments are the configuration's, which may have changed."""
         connection = cls(mechanisms, scope, discovery)
         connection._awaited, connection._serial, exchanges = frozen
         connection._open = {exchange.id: exchange for exchange in map(Exchange.thaw, exchanges)}
         return connection
 
-    def hear(self, line: bytes) -> Turn:
+    def hear(self, line: bytes) -> LineResult:
         """What one line of the client, without its line feed, calls for. After a Turn with `close` nothing more may be said."""
         verb, *fields = line.split(b"\t")
         if verb == b"VERSION":
             return self._version(fields)
         if verb == b"CPID":
             self._awaited = tuple(name for name in self._awaited if name != "CPID")
-            return Turn()
+            return LineResult()
         if verb not in _COMMANDS:
-            return Turn(note="unknown command ignored")
-        key = number(fields[0]) if fields else None
+            return LineResult(note="unknown command ignored")
+        key = request_id(fields[0]) if fields else None
         if key is None:
-            return Turn(note="line without a valid request id ignored")
+            return LineResult(note="line without a valid request id ignored")
         exchange = self._open.get(key)
         return _MOVES[verb, exchange.state if exchange else State.FREE](self, key, exchange, fields[1:])
 
@@ -107,7 +104,7 @@ class Connection:
 
         An unfit account (see `account.flaw`) makes it a failure. b"" when the client has given the attempt up.
         """
-        unfit = flaw(account)
+        unfit = account_error(account)
         if unfit:
             return self.fail(attempt, unfit)
         if self._deciding(attempt) is None:
@@ -115,7 +112,9 @@ class Connection:
         del self._open[attempt.id]
         return ok(attempt.id, account)
 
-    def fail(self, attempt: Attempt, reason: str, *, temp: bool = False, code: str = "", status: str = "invalid_token") -> bytes:
+    def fail(
+        self, attempt: Attempt, reason: str, *, temp: bool = False, code: str = "", status: str = "invalid_token"
+    ) -> bytes:
         """The answer to an attempt that is refused or, with `temp`, could not be decided.
 
         A refused token gets the error challenge with `status` (RFC 7628, 3.2.2), and FAIL after the client's
@@ -134,19 +133,19 @@ class Connection:
         exchange = self._open.get(attempt.id)
         return exchange if exchange and exchange.state is State.DECIDING and exchange.serial == attempt.serial else None
 
-    def _version(self, fields: Sequence[bytes]) -> Turn:
+    def _version(self, fields: Sequence[bytes]) -> LineResult:
         if not fields or fields[0] != b"%d" % MAJOR:
-            return Turn(close="incompatible protocol version")
+            return LineResult(close="incompatible protocol version")
         self._awaited = tuple(name for name in self._awaited if name != "VERSION")
-        return Turn()
+        return LineResult()
 
     # The moves: what a command does to the exchange of its id.
 
-    def _begin(self, key: int, _exchange: Exchange | None, fields: Sequence[bytes]) -> Turn:
+    def _begin(self, key: int, _exchange: Exchange | None, fields: Sequence[bytes]) -> LineResult:
         if self._awaited:
             return _failed(key, "handshake not finished")
         try:
-            request = dovecot_auth.read(fields)
+            request = dovecot_lines.read_auth(fields)
         except BadMessage as bad:
             return _failed(key, bad.reason)
         mechanism = self._mechanisms.get(request.mechanism)
@@ -157,7 +156,7 @@ class Connection:
             return self._ask(exchange, mechanism)
         return self._read(exchange, mechanism, request.response)
 
-    def _continue(self, key: int, exchange: Exchange, fields: Sequence[bytes]) -> Turn:
+    def _continue(self, key: int, exchange: Exchange, fields: Sequence[bytes]) -> LineResult:
         mechanism = self._mechanisms.get(exchange.mechanism)
         if mechanism is None:
             return self._drop(key, "unsupported mechanism")
@@ -169,28 +168,28 @@ class Connection:
             return self._drop(key, bad.reason)
         return self._read(exchange, mechanism, message)
 
-    def _acknowledge(self, key: int, exchange: Exchange, _fields: Sequence[bytes]) -> Turn:
+    def _acknowledge(self, key: int, exchange: Exchange, _fields: Sequence[bytes]) -> LineResult:
         return self._drop(key, exchange.reason)
 
-    def _clash(self, key: int, _exchange: Exchange, _fields: Sequence[bytes]) -> Turn:
+    def _clash(self, key: int, _exchange: Exchange, _fields: Sequence[bytes]) -> LineResult:
         return self._drop(key, "request id in use")
 
-    def _stray(self, key: int, _exchange: None, _fields: Sequence[bytes]) -> Turn:
+    def _stray(self, key: int, _exchange: None, _fields: Sequence[bytes]) -> LineResult:
         return _failed(key, "handshake not finished" if self._awaited else "unknown or expired request")
 
-    def _forget(self, key: int, _exchange: Exchange | None, _fields: Sequence[bytes]) -> Turn:
+    def _forget(self, key: int, _exchange: Exchange | None, _fields: Sequence[bytes]) -> LineResult:
         self._open.pop(key, None)
-        return Turn()
+        return LineResult()
 
     # What the moves are made of.
 
-    def _ask(self, exchange: Exchange, mechanism: Mechanism) -> Turn:
+    def _ask(self, exchange: Exchange, mechanism: Mechanism) -> LineResult:
         """Prompts for the message that comes next."""
         if not self._keep(exchange):
             return _crowded(exchange.id)
-        return Turn(cont(exchange.id, mechanism.steps[len(exchange.heard)].prompt))
+        return LineResult(cont(exchange.id, mechanism.steps[len(exchange.heard)].prompt))
 
-    def _read(self, exchange: Exchange, mechanism: Mechanism, message: bytes) -> Turn:
+    def _read(self, exchange: Exchange, mechanism: Mechanism, message: bytes) -> LineResult:
         """Takes the client's message: prompts for the next, hands out the attempt, or refuses."""
         heard = (*exchange.heard, message)
         try:
@@ -199,13 +198,22 @@ class Connection:
                 return self._ask(replace(exchange, heard=heard), mechanism)
             credentials = mechanism.read(*heard)
         except BadMessage as bad:
-            return Turn(self._refuse(exchange, bad.reason, "", "invalid_request"), note=bad.reason)
+            return LineResult(self._refuse(exchange, bad.reason, "", "invalid_request"), note=bad.reason)
         self._serial += 1
         if not self._keep(Exchange(exchange.id, State.DECIDING, mechanism.name, serial=self._serial)):
             return _crowded(exchange.id)
-        return Turn(attempt=Attempt(
-            exchange.id, self._serial, mechanism.name, credentials.user, credentials.secret, mechanism.token,
-            credentials.authzid, dict(exchange.parameters)))
+        return LineResult(
+            attempt=Attempt(
+                exchange.id,
+                self._serial,
+                mechanism.name,
+                credentials.user,
+                credentials.secret,
+                mechanism.token,
+                credentials.authzid,
+                dict(exchange.parameters),
+            )
+        )
 
     def _refuse(self, exchange: Exchange, reason: str, code: str, status: str) -> bytes:
         """Ends a dialogue that cannot succeed: at once, or for a token by way of the error challenge."""
@@ -216,7 +224,7 @@ class Connection:
         self._open.pop(exchange.id, None)
         return fail(exchange.id, reason, code=code)
 
-    def _drop(self, key: int, reason: str) -> Turn:
+    def _drop(self, key: int, reason: str) -> LineResult:
         del self._open[key]
         return _failed(key, reason)
 
@@ -236,25 +244,25 @@ class Connection:
 
 _COMMANDS = frozenset({b"AUTH", b"CONT", b"CANCEL"})
 
-_MOVES: dict[tuple[bytes, State], Callable[..., Turn]] = {
-    (b"AUTH", State.FREE): Connection._begin,
-    (b"AUTH", State.TALKING): Connection._clash,
-    (b"AUTH", State.DECIDING): Connection._clash,
-    (b"AUTH", State.REFUSED): Connection._clash,
-    (b"CONT", State.FREE): Connection._stray,
-    (b"CONT", State.TALKING): Connection._continue,
-    (b"CONT", State.DECIDING): Connection._clash,
-    (b"CONT", State.REFUSED): Connection._acknowledge,
-    (b"CANCEL", State.FREE): Connection._forget,
-    (b"CANCEL", State.TALKING): Connection._forget,
-    (b"CANCEL", State.DECIDING): Connection._forget,
-    (b"CANCEL", State.REFUSED): Connection._forget,
+_MOVES: dict[tuple[bytes, State], Callable[..., LineResult]] = {
+    (b"AUTH", State.FREE): SaslSession._begin,
+    (b"AUTH", State.TALKING): SaslSession._clash,
+    (b"AUTH", State.DECIDING): SaslSession._clash,
+    (b"AUTH", State.REFUSED): SaslSession._clash,
+    (b"CONT", State.FREE): SaslSession._stray,
+    (b"CONT", State.TALKING): SaslSession._continue,
+    (b"CONT", State.DECIDING): SaslSession._clash,
+    (b"CONT", State.REFUSED): SaslSession._acknowledge,
+    (b"CANCEL", State.FREE): SaslSession._forget,
+    (b"CANCEL", State.TALKING): SaslSession._forget,
+    (b"CANCEL", State.DECIDING): SaslSession._forget,
+    (b"CANCEL", State.REFUSED): SaslSession._forget,
 }
 
 
-def _failed(key: int, reason: str, *, code: str = "") -> Turn:
-    return Turn(fail(key, reason, code=code), note=reason)
+def _failed(key: int, reason: str, *, code: str = "") -> LineResult:
+    return LineResult(fail(key, reason, code=code), note=reason)
 
 
-def _crowded(key: int) -> Turn:
-    return Turn(fail(key, "too many open requests", temp=True), note="too many open requests")
+def _crowded(key: int) -> LineResult:
+    return LineResult(fail(key, "too many open requests", temp=True), note="too many open requests")

@@ -1,8 +1,9 @@
-"""One id's dialogue on a connection of Dovecot's auth protocol: what is remembered of it between two lines."""
+"""One authentication exchange of Dovecot's auth protocol: its state between two lines, and the attempt it leads to."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -40,5 +41,28 @@ class Exchange:
 
     def size(self) -> int:
         """About what it costs to keep, in bytes."""
-        return (128 + sum(len(key) + len(value.encode()) for key, value in self.parameters)
-                + sum(map(len, self.heard)) + len(self.reason.encode()))
+        return (
+            128
+            + sum(len(key) + len(value.encode()) for key, value in self.parameters)
+            + sum(map(len, self.heard))
+            + len(self.reason.encode())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Who wants in, by which proof, from where.
+
+    `serial` is the connection's count of attempts: an answer belongs to one attempt, not to an id, because a client may
+    use an id again while the first answer is still out. `secret` is a token when `token` is set, else a password.
+    `user` is the name the client claims ("" only for OAUTHBEARER). `parameters` are Dovecot's, see `dovecot_auth.KEPT`.
+    """
+
+    id: int
+    serial: int
+    mechanism: str
+    user: str
+    secret: str = field(repr=False)
+    token: bool
+    authzid: str
+    parameters: Mapping[str, str]

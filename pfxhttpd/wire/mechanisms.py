@@ -164,8 +164,8 @@ def _pairs(fields: list[str]) -> dict[str, str]:
 def _token(pairs: dict[str, str]) -> str:
     """The bearer token of the auth pair (RFC 6750, 2.1; the scheme's name in any case)."""
     scheme = pairs.get("auth", "")
-    token = scheme[len(_BEARER):].strip(" ")
-    if scheme[:len(_BEARER)].lower() != _BEARER or not _TOKEN.fullmatch(token):
+    token = scheme[len(_BEARER) :].strip(" ")
+    if scheme[: len(_BEARER)].lower() != _BEARER or not _TOKEN.fullmatch(token):
         raise BadMessage("no bearer token")
     return token
 

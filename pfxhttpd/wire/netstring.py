@@ -5,7 +5,7 @@ Nothing is reserved for a length that a client wrote: the payload is cut out of 
 
 from __future__ import annotations
 
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError
 
 _HEAD = 10
 """Bytes looked at for the colon. A valid length is shorter: it cannot pass `limit`, which is checked digit by digit."""
@@ -26,12 +26,12 @@ def take(buffer: bytes, limit: int) -> tuple[bytes, int] | None:
     if not digits.isdigit():
         if not buffer:
             return None
-        raise Malformed("length of the netstring is no plain decimal number")
+        raise ProtocolError("length of the netstring is no plain decimal number")
     if digits[0] == _ZERO and len(digits) > 1:
-        raise Malformed("length of the netstring has a leading zero")
+        raise ProtocolError("length of the netstring has a leading zero")
     length = int(digits)
     if length > limit:
-        raise Malformed(f"length of the netstring is over {limit}")
+        raise ProtocolError(f"length of the netstring is over {limit}")
     if colon < 0:
         return None
     start = colon + 1
@@ -39,7 +39,7 @@ def take(buffer: bytes, limit: int) -> tuple[bytes, int] | None:
     if len(buffer) <= end:
         return None
     if buffer[end] != _COMMA:
-        raise Malformed("netstring does not end in a comma")
+        raise ProtocolError("netstring does not end in a comma")
     return buffer[start:end], end + 1
 
 

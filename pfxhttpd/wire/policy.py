@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.text import clean
 
 REQUEST_LIMIT = 64 * 1024
@@ -39,17 +39,17 @@ def take(buffer: bytes) -> tuple[dict[str, str], int] | None:
         return None
     lines = buffer[:end].decode("utf-8", "replace").split("\n")
     if len(lines) > ATTRIBUTE_LIMIT:
-        raise Malformed(f"more than {ATTRIBUTE_LIMIT} attributes")
+        raise ProtocolError(f"more than {ATTRIBUTE_LIMIT} attributes")
     try:
         attributes = dict([line.split("=", 1) for line in lines])
     except ValueError:
-        raise Malformed(_NO_EQUALS if lines[0] else _NOTHING) from None
+        raise ProtocolError(_NO_EQUALS if lines[0] else _NOTHING) from None
     if "" in attributes:
-        raise Malformed(_NO_NAME)
+        raise ProtocolError(_NO_NAME)
     return attributes, end + 2
 
 
-def whole(buffer: bytes, seen: int = 0) -> bool:
+def is_complete(buffer: bytes, seen: int = 0) -> bool:
     """Whether somebody has to look at `buffer`: it begins with a whole request, or it is malformed already.
 
     `seen` is the number of bytes for which an earlier call has answered False already; only what came since is
@@ -59,7 +59,7 @@ def whole(buffer: bytes, seen: int = 0) -> bool:
         return True
     try:
         _refuse_hopeless(buffer, buffer.rfind(b"\n", 0, seen) + 1)
-    except Malformed:
+    except ProtocolError:
         return True
     return False
 
@@ -67,18 +67,18 @@ def whole(buffer: bytes, seen: int = 0) -> bool:
 def _refuse_hopeless(buffer: bytes, start: int) -> None:
     """Raises Malformed if the bytes of a request without its end, whose lines before `start` are sound, cannot become one."""
     if len(buffer) >= REQUEST_LIMIT:
-        raise Malformed(f"request is over {REQUEST_LIMIT} bytes")
+        raise ProtocolError(f"request is over {REQUEST_LIMIT} bytes")
     last = buffer.rfind(b"\n", start)
     if last < 0:
         return
     for line in buffer[start:last].split(b"\n"):
         equals = line.find(b"=")
         if equals < 0:
-            raise Malformed(_NO_EQUALS if line else _NOTHING)
+            raise ProtocolError(_NO_EQUALS if line else _NOTHING)
         if equals == 0:
-            raise Malformed(_NO_NAME)
+            raise ProtocolError(_NO_NAME)
     if buffer.count(b"\n") > ATTRIBUTE_LIMIT:
-        raise Malformed(f"more than {ATTRIBUTE_LIMIT} attributes")
+        raise ProtocolError(f"more than {ATTRIBUTE_LIMIT} attributes")
 
 
 def valid_action(action: str) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pfxhttpd.wire import netstring
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError, netstring
 from pfxhttpd.wire.text import clean, one_line
 
 REQUEST_LIMIT = 100_000
@@ -19,7 +18,7 @@ REQUEST_LIMIT = 100_000
 OK, NOTFOUND, TEMP, TIMEOUT, PERM = "OK", "NOTFOUND", "TEMP", "TIMEOUT", "PERM"
 
 
-class Reply(NamedTuple):
+class SocketMapReply(NamedTuple):
     """A status and its text: the value for OK, nothing for NOTFOUND, otherwise a reason. `encode` cleans the text."""
 
     status: str
@@ -36,13 +35,13 @@ class Query(NamedTuple):
 class BadQuery(NamedTuple):
     """A request with sound framing that cannot be looked up. `reply` is what it gets; the connection is kept."""
 
-    reply: Reply
+    reply: SocketMapReply
 
 
-NOT_FOUND = Reply(NOTFOUND, "")
+NOT_FOUND = SocketMapReply(NOTFOUND, "")
 
-_NO_SPACE = BadQuery(Reply(PERM, "malformed request"))
-_NO_SUCH_MAP = BadQuery(Reply(PERM, "no such map"))
+_NO_SPACE = BadQuery(SocketMapReply(PERM, "malformed request"))
+_NO_SUCH_MAP = BadQuery(SocketMapReply(PERM, "no such map"))
 _KEY_NOT_UTF8 = BadQuery(NOT_FOUND)
 _NULL_SENDER = b'"<>"'
 _ENCODED_NOT_FOUND = netstring.encode(b"NOTFOUND ")
@@ -75,18 +74,18 @@ def take(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
         return _KEY_NOT_UTF8, used
 
 
-def whole(buffer: bytes, seen: int = 0) -> bool:
+def is_complete(buffer: bytes, seen: int = 0) -> bool:
     """Whether somebody has to look at `buffer`: it begins with a whole request, or it is malformed already.
 
     Cheap enough to ask again after every byte, so `seen` (see `policy.whole`) makes no difference here.
     """
     try:
         return netstring.take(buffer, REQUEST_LIMIT) is not None
-    except Malformed:
+    except ProtocolError:
         return True
 
 
-def encode(reply: Reply, limit: int) -> bytes:
+def encode(reply: SocketMapReply, limit: int) -> bytes:
     """The reply as it goes onto the wire. `limit` bounds the netstring's payload in bytes.
 
     A value's control characters become spaces; a reason becomes one printable line of at most 200 characters.

@@ -1,7 +1,8 @@
-"""Cleaning of texts that go onto a line: what a client or a backend wrote must never begin a second one.
+"""Cleaning of text that goes onto a line: nothing that a client or a backend wrote may begin a second line.
 
-Two strengths. A *value* keeps whatever is harmless, since it is data (`clean`). A *reason* is read by people,
-so it is printable and short (`one_line`).
+There are two strengths. A *value* is data, so it keeps whatever is harmless (`clean`). A *reason* is read by people,
+so it is printable and short (`one_line`). An *account* decides whose mailbox and sending rights a login gets; it is
+checked by one rule (`account_error`) where it enters (the backend's response) and where it leaves (the protocol line).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 REASON_LIMIT = 200
 """Characters in a reason, the longest that a reply or a log line quotes."""
 
-_BREAKERS = (*range(0x00, 0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_BREAKERS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 _SURROGATES = range(0xD800, 0xE000)
 _CLEAN = dict.fromkeys(_BREAKERS, " ") | dict.fromkeys(_SURROGATES, "\ufffd")
 
@@ -35,3 +36,18 @@ def one_line(text: str, limit: int = REASON_LIMIT) -> str:
     if text.isprintable():
         return text
     return "".join([letter if letter.isprintable() else " " for letter in text]).strip()
+
+
+ACCOUNT_LIMIT = 1024
+"""Longest account, in bytes of UTF-8."""
+
+
+def account_error(account: str) -> str:
+    """What makes `account` unfit to be written, as a text without any of it; "" when it is fit."""
+    if not account or account.isspace():
+        return "empty account"
+    if clean(account) != account:  # a tab, another control character, a line separator, a lone surrogate
+        return "control character in account"
+    if len(account.encode()) > ACCOUNT_LIMIT:
+        return "account too long"
+    return ""

@@ -65,7 +65,11 @@ def test_five_mistakes_are_five_lines(tmp_path: Path, capsys: pytest.CaptureFixt
         f"{path}:7:13: server.listen[0].port: must be from 1 to 65535, not 234500",
         f'{path}:9:13: server.listen[1].name: no entry "exmaple_policy" under policy_services (did you mean example_policy?)',
         f"{path}:13:5: server.logging.levle: unknown key (did you mean level?)",
-        next(line for line in err.splitlines() if line.startswith(f"{path}:18:14: socket_maps.demo_map.payload: ") and ".Kye" in line),
+        next(
+            line
+            for line in err.splitlines()
+            if line.startswith(f"{path}:18:14: socket_maps.demo_map.payload: ") and ".Kye" in line
+        ),
         f"{path}:22:3: policy_services.example_policy.target: is missing",
     ]
 
@@ -83,13 +87,17 @@ def test_a_valid_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_what_this_version_cannot_do_is_not_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pfxhttp.yml"
-    path.write_text(GOOD.replace("v}", "v, backend_oidc_auth: {enabled: true, configuration_uri: 'https://p/', client_id: x}}"))
+    path.write_text(
+        GOOD.replace("v}", "v, backend_oidc_auth: {enabled: true, configuration_uri: 'https://p/', client_id: x}}")
+    )
     assert checked(path) == 78
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"{path}: socket_maps.demo.backend_oidc_auth: ") and err.count("\n") == 1
 
 
-def test_without_a_name_the_file_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_name_the_file_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert checked(None, {"HOME": str(tmp_path)}) == 78
     assert capsys.readouterr().err.startswith("no configuration file: looked for pfxhttp.yml ")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pfxhttpd.cli import config
+from pfxhttpd.cli.config import as_yaml
 from pfxhttpd.config.load import load
-from pfxhttpd.config.render import as_yaml
 
 TEXT = """\
 server:
@@ -48,7 +48,9 @@ socket_maps:
 """
 
 
-def printed(path: Path, capsys: pytest.CaptureFixture[str], environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+def printed(
+    path: Path, capsys: pytest.CaptureFixture[str], environ: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config")
     parser.add_argument("--format")
@@ -77,23 +79,37 @@ def test_no_secret_is_printed_and_everything_else_is(path: Path, capsys: pytest.
     assert maps["demo"]["target"] == "http://h/?api_key=<redacted>&key={{ .Key }}&map=shown&token=<redacted>"
     assert maps["demo"]["http_auth_basic"] == "<redacted>"
     assert maps["demo"]["custom_headers"] == [
-        "X-Pfx-Name: shown", "X-Api-Key: <redacted>", "Cookie: <redacted>", "x-my-TOKEN: <redacted>", "Proxy-Authorization: <redacted>"]
+        "X-Pfx-Name: shown",
+        "X-Api-Key: <redacted>",
+        "Cookie: <redacted>",
+        "x-my-TOKEN: <redacted>",
+        "Proxy-Authorization: <redacted>",
+    ]
     assert maps["demo"]["payload"] == (
         '{"key": "{{ .Key }}", "password": "<redacted>", "token" : "{{ .Key }}", "secret": <redacted>,\n'
-        ' "client_secret": "<redacted>", "other": "shown"}\n')
+        ' "client_secret": "<redacted>", "other": "shown"}\n'
+    )
     assert maps["form"]["payload"] == "user={{ .Key }}&password=<redacted>&x=shown"
     assert maps["form"]["custom_headers"][-1] == "Authorization: <redacted>"
     assert maps["form"]["http_auth_basic"] == "", "the entry's own header rules the default out"
     assert maps["oidc"]["http_auth_basic_file"] == "login"
     oidc = maps["oidc"]["backend_oidc_auth"]
-    assert (oidc["client_secret"], oidc["client_id"], oidc["configuration_uri"]) == ("<redacted>", "shown", "https://p/?sig=<redacted>")
+    assert (oidc["client_secret"], oidc["client_id"], oidc["configuration_uri"]) == (
+        "<redacted>",
+        "shown",
+        "https://p/?sig=<redacted>",
+    )
     assert oidc["scopes"] == ["shown"]
     assert "payload: |" in out, "a text of several lines stands in a block"
 
 
-def test_a_configuration_without_secrets_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_configuration_without_secrets_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "pfxhttp.yml"
-    path.write_text("server: {listen: [{kind: socket_map, name: demo, port: 1}]}\nsocket_maps: {demo: {target: 'http://h/', value_field: v}}\n")
+    path.write_text(
+        "server: {listen: [{kind: socket_map, name: demo, port: 1}]}\nsocket_maps: {demo: {target: 'http://h/', value_field: v}}\n"
+    )
     code, out, _ = printed(path, capsys)
     assert code == 0
     again = tmp_path / "again.yml"
@@ -108,7 +124,14 @@ def test_an_invalid_configuration_is_not_printed(path: Path, capsys: pytest.Capt
     assert err == f"{path}:2:49: server.listen[0].port: must be from 1 to 65535, not 0\n"
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
-                    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), below, max_size=3)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda below: (
+            st.lists(below, max_size=3)
+            | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), below, max_size=3)
+        ),
+    )
+)
 def test_what_is_printed_reads_the_same(document: Any) -> None:
     assert yaml.safe_load(as_yaml(document)) == document

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kit import ports
 
 from pfxhttpd.cli import demo_backend
-from kit import ports
 
 STRANGER = {"sender": "stranger@example.net", "recipient": "alice@example.com", "client_address": "192.0.2.1"}
 
@@ -44,17 +44,20 @@ def ask(connection: http.client.HTTPConnection, path: str, question: Any) -> tup
     return response.status, json.loads(response.read()), dict(response.headers)
 
 
-@pytest.mark.parametrize("name, key, status, answer", [
-    ("demo_map", "alice@example.com", 200, {"data": {"result": "example.com/alice/"}}),
-    ("demo_map", "Alice@Example.com", 200, {"data": {"result": "example.com/alice/"}}),
-    ("demo_map", "some one@example.com", 200, {"data": {"result": "example.com/some.one/"}}),
-    ("demo_map", "nobody@example.com", 200, {"data": {"result": None}}),
-    ("demo_domains", "example.org", 200, {"data": {"result": "the second demo domain"}}),
-    ("demo_aliases", "team@example.com", 200, {"data": {"result": ["alice@example.com", "bob@example.org"]}}),
-    ("demo_map", "wrong@example.com", 200, {"error": "this mailbox cannot be looked up"}),
-    ("demo_map", "outage@example.com", 503, {"error": "the database is down"}),
-    ("other", "alice@example.com", 404, {"error": "there is no map other"}),
-])
+@pytest.mark.parametrize(
+    "name, key, status, answer",
+    [
+        ("demo_map", "alice@example.com", 200, {"data": {"result": "example.com/alice/"}}),
+        ("demo_map", "Alice@Example.com", 200, {"data": {"result": "example.com/alice/"}}),
+        ("demo_map", "some one@example.com", 200, {"data": {"result": "example.com/some.one/"}}),
+        ("demo_map", "nobody@example.com", 200, {"data": {"result": None}}),
+        ("demo_domains", "example.org", 200, {"data": {"result": "the second demo domain"}}),
+        ("demo_aliases", "team@example.com", 200, {"data": {"result": ["alice@example.com", "bob@example.org"]}}),
+        ("demo_map", "wrong@example.com", 200, {"error": "this mailbox cannot be looked up"}),
+        ("demo_map", "outage@example.com", 503, {"error": "the database is down"}),
+        ("other", "alice@example.com", 404, {"error": "there is no map other"}),
+    ],
+)
 def test_lookups(connection: http.client.HTTPConnection, name: str, key: str, status: int, answer: object) -> None:
     assert ask(connection, "/lookup", {"map": name, "key": key})[:2] == (status, answer)
 
@@ -78,32 +81,43 @@ def test_a_greylisted_attempt_may_come_again_later() -> None:
     assert greylist.must_wait(("b",), 100)
 
 
-@pytest.mark.parametrize("user, password, status, headers", [
-    ("alice@example.com", "wonderland", 200, {"Auth-User": "alice@example.com"}),
-    ("ALICE@example.com", "wonderland", 200, {"Auth-User": "alice@example.com"}),
-    ("alice@example.com", "Wonderland", 403, {"Auth-Status": "Invalid username or password"}),
-    ("nobody@example.com", "", 403, {"Auth-Status": "Invalid username or password"}),
-    ("bob@example.org", "builder", 403, {"Auth-Status": "Account is locked"}),
-    ("outage@example.com", "wonderland", 503, {}),
-    ("bob@example.org", "guess", 403, {"Auth-Status": "Invalid username or password"}),
-])
-def test_logins(connection: http.client.HTTPConnection, user: str, password: str, status: int,
-                headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "user, password, status, headers",
+    [
+        ("alice@example.com", "wonderland", 200, {"Auth-User": "alice@example.com"}),
+        ("ALICE@example.com", "wonderland", 200, {"Auth-User": "alice@example.com"}),
+        ("alice@example.com", "Wonderland", 403, {"Auth-Status": "Invalid username or password"}),
+        ("nobody@example.com", "", 403, {"Auth-Status": "Invalid username or password"}),
+        ("bob@example.org", "builder", 403, {"Auth-Status": "Account is locked"}),
+        ("outage@example.com", "wonderland", 503, {}),
+        ("bob@example.org", "guess", 403, {"Auth-Status": "Invalid username or password"}),
+    ],
+)
+def test_logins(
+    connection: http.client.HTTPConnection, user: str, password: str, status: int, headers: dict[str, str]
+) -> None:
     got, _, received = ask(connection, "/login", {"username": user, "password": password, "protocol": "smtp"})
     assert (got, {name: value for name, value in received.items() if name.startswith("Auth-")}) == (status, headers)
 
 
-@pytest.mark.parametrize("path, question, status", [
-    ("/lookup", {"key": "alice@example.com"}, 400),
-    ("/lookup", {"map": "demo_map", "key": ["a"]}, 400),
-    ("/policy", {}, 400),
-    ("/login", {"username": "alice@example.com"}, 400),
-    ("/lookup", b"{", 400), ("/lookup", b"[]", 400), ("/lookup", b"", 400), ("/lookup", b"\xff", 400),
-    ("/lookup", b"[" * 100_000, 400),
-    ("/elsewhere", {}, 404),
-])
-def test_a_wrong_question_leaves_the_connection_open(connection: http.client.HTTPConnection, path: str, question: Any,
-                                                     status: int) -> None:
+@pytest.mark.parametrize(
+    "path, question, status",
+    [
+        ("/lookup", {"key": "alice@example.com"}, 400),
+        ("/lookup", {"map": "demo_map", "key": ["a"]}, 400),
+        ("/policy", {}, 400),
+        ("/login", {"username": "alice@example.com"}, 400),
+        ("/lookup", b"{", 400),
+        ("/lookup", b"[]", 400),
+        ("/lookup", b"", 400),
+        ("/lookup", b"\xff", 400),
+        ("/lookup", b"[" * 100_000, 400),
+        ("/elsewhere", {}, 404),
+    ],
+)
+def test_a_wrong_question_leaves_the_connection_open(
+    connection: http.client.HTTPConnection, path: str, question: Any, status: int
+) -> None:
     got, answer, _ = ask(connection, path, question)
     assert got == status and answer["error"]
     socket_used = connection.sock
@@ -111,14 +125,17 @@ def test_a_wrong_question_leaves_the_connection_open(connection: http.client.HTT
     assert connection.sock is socket_used is not None
 
 
-@pytest.mark.parametrize("request_bytes, status", [
-    (b"GET /lookup HTTP/1.1\r\nHost: x\r\n\r\n", 501),
-    (b"POST /lookup HTTP/1.1\r\nHost: x\r\n\r\n", 411),
-    (b"POST /lookup HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 411),
-    (b"POST /lookup HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413),
-    (b"POST /lookup HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
-    (b"POST /a b HTTP/1.1\r\n\r\n", 400),
-])
+@pytest.mark.parametrize(
+    "request_bytes, status",
+    [
+        (b"GET /lookup HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+        (b"POST /lookup HTTP/1.1\r\nHost: x\r\n\r\n", 411),
+        (b"POST /lookup HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 411),
+        (b"POST /lookup HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413),
+        (b"POST /lookup HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        (b"POST /a b HTTP/1.1\r\n\r\n", 400),
+    ],
+)
 def test_what_cannot_be_read_is_answered_and_closed(port: int, request_bytes: bytes, status: int) -> None:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(request_bytes)
@@ -131,8 +148,12 @@ def test_what_cannot_be_read_is_answered_and_closed(port: int, request_bytes: by
 
 
 def alone(*arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-I", "-W", "error", demo_backend.__file__, *arguments],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-W", "error", demo_backend.__file__, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    )
 
 
 def test_it_runs_alone_until_interrupted() -> None:

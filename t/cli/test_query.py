@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from kit import ports
-from pfxhttpd.cli import postfix_side, query
+
+from pfxhttpd.cli import postfix_client, query
 from pfxhttpd.config.load import load_text
 
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t7\nCUID\t1\nCOOKIE\t00\nDONE\n"
@@ -25,8 +25,15 @@ GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID
 class Scripted:
     """Accepts one connection, greets, waits for a whole question, answers in pieces and closes. `heard` is what came."""
 
-    def __init__(self, listener: socket.socket, question_ends: bytes, *answer: bytes, greeting: bytes = b"",
-                 stays: bool = False, resets: bool = False) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        question_ends: bytes,
+        *answer: bytes,
+        greeting: bytes = b"",
+        stays: bool = False,
+        resets: bool = False,
+    ) -> None:
         self.heard = b""
         self._listener, self._ends, self._answer = listener, question_ends, answer
         self._greeting, self._stays, self._resets = greeting, stays, resets
@@ -79,17 +86,20 @@ def netstring(payload: bytes) -> bytes:
     return b"%d:%b," % (len(payload), payload)
 
 
-@pytest.mark.parametrize("reply, shown, code", [
-    (b"OK some value, with: everything", "OK some value, with: everything", 0),
-    ("OK Grüße".encode(), "OK Grüße", 0),
-    (b"OK \xff", "OK \ufffd", 0),
-    (b"NOTFOUND ", "NOTFOUND", 1),
-    (b"NOTFOUND", "NOTFOUND", 1),
-    (b"TEMP backend answers 503", "TEMP backend answers 503", 75),
-    (b"TIMEOUT no answer in time", "TIMEOUT no answer in time", 75),
-    (b"PERM no such map", "PERM no such map", 69),
-    (b"OK \x1b[31mred", "OK  [31mred", 0),
-])
+@pytest.mark.parametrize(
+    "reply, shown, code",
+    [
+        (b"OK some value, with: everything", "OK some value, with: everything", 0),
+        ("OK Grüße".encode(), "OK Grüße", 0),
+        (b"OK \xff", "OK \ufffd", 0),
+        (b"NOTFOUND ", "NOTFOUND", 1),
+        (b"NOTFOUND", "NOTFOUND", 1),
+        (b"TEMP backend answers 503", "TEMP backend answers 503", 75),
+        (b"TIMEOUT no answer in time", "TIMEOUT no answer in time", 75),
+        (b"PERM no such map", "PERM no such map", 69),
+        (b"OK \x1b[31mred", "OK  [31mred", 0),
+    ],
+)
 def test_socketmap_replies(capsys: pytest.CaptureFixture[str], reply: bytes, shown: str, code: int) -> None:
     with scripted(b",", netstring(reply)) as (server, where):
         assert ask("--address", where, "demo_map", "some one@example.com") == code
@@ -99,15 +109,21 @@ def test_socketmap_replies(capsys: pytest.CaptureFixture[str], reply: bytes, sho
 
 def test_a_reply_may_come_byte_by_byte_and_be_long(capsys: pytest.CaptureFixture[str]) -> None:
     reply = netstring(b"OK " + b"x" * 300_000)
-    with scripted(b",", *(reply[i:i + 1] for i in range(20)), reply[20:]) as (_, where):
+    with scripted(b",", *(reply[i : i + 1] for i in range(20)), reply[20:]) as (_, where):
         assert ask("--address", where, "demo_map", "key") == 0
     assert len(capsys.readouterr().out) == 300_004
 
 
-@pytest.mark.parametrize("key, sent", [
-    ("", b"m "), ('"quoted" \\ {{ .Key }}', b'm "quoted" \\ {{ .Key }}'), ("Grüße", "m Grüße".encode()),
-    ("\udcff\udcfe", b"m \xff\xfe"), ("<>", b"m <>"),
-])
+@pytest.mark.parametrize(
+    "key, sent",
+    [
+        ("", b"m "),
+        ('"quoted" \\ {{ .Key }}', b'm "quoted" \\ {{ .Key }}'),
+        ("Grüße", "m Grüße".encode()),
+        ("\udcff\udcfe", b"m \xff\xfe"),
+        ("<>", b"m <>"),
+    ],
+)
 def test_a_key_is_sent_as_it_is(key: str, sent: bytes) -> None:
     with scripted(b",", netstring(b"NOTFOUND ")) as (server, where):
         assert ask("--address", where, "--", "m", key) == 1
@@ -145,12 +161,26 @@ def test_nobody_listens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert "cannot connect to unix:/xxx" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("action, code", [
-    ("OK", 0), ("PREPEND X-Checked: yes", 0), ("HOLD for review", 0), ("250 fine", 0), ("FILTER smtp:[127.0.0.1]:25", 0),
-    ("DUNNO", 1), ("dunno", 1),
-    ("REJECT not wanted", 69), ("reject", 69), ("550 5.7.1 no", 69), ("554 no", 69),
-    ("DEFER", 75), ("DEFER_IF_PERMIT greylisted", 75), ("defer_if_reject x", 75), ("451 4.3.0 later", 75),
-])
+@pytest.mark.parametrize(
+    "action, code",
+    [
+        ("OK", 0),
+        ("PREPEND X-Checked: yes", 0),
+        ("HOLD for review", 0),
+        ("250 fine", 0),
+        ("FILTER smtp:[127.0.0.1]:25", 0),
+        ("DUNNO", 1),
+        ("dunno", 1),
+        ("REJECT not wanted", 69),
+        ("reject", 69),
+        ("550 5.7.1 no", 69),
+        ("554 no", 69),
+        ("DEFER", 75),
+        ("DEFER_IF_PERMIT greylisted", 75),
+        ("defer_if_reject x", 75),
+        ("451 4.3.0 later", 75),
+    ],
+)
 def test_policy_replies(capsys: pytest.CaptureFixture[str], action: str, code: int) -> None:
     with scripted(b"\n\n", f"action={action}\n\n".encode()) as (server, where):
         assert ask("--address", where, "--policy", "p", "sender=a@b", "recipient=c=d", "helo_name=") == code
@@ -164,7 +194,9 @@ def test_a_request_attribute_of_ones_own_is_kept() -> None:
     assert server.heard == b"sender=a\nrequest=other\n\n"
 
 
-@pytest.mark.parametrize("answer", [b"", b"action=OK\n", b"\n\n", b"OK\n\n", b"a=b\naction=OK\n\n", b"action=OK\na=b\n\n"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"action=OK\n", b"\n\n", b"OK\n\n", b"a=b\naction=OK\n\n", b"action=OK\na=b\n\n"]
+)
 def test_a_policy_reply_that_is_none_is_temporary(answer: bytes) -> None:
     with scripted(b"\n\n", answer) as (_, where):
         assert ask("--address", where, "--policy", "p", "sender=a") == 75
@@ -175,13 +207,16 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("wonder land\nmore\n"))
 
 
-@pytest.mark.parametrize("answer, shown, code", [
-    (b"OK\t1\tuser=alice@example.com\n", "OK user=alice@example.com", 0),
-    (b"FAIL\t1\tuser=alice\treason=Account is locked\n", "FAIL user=alice reason=Account is locked", 1),
-    (b"FAIL\t1\tuser=alice\ttemp\n", "FAIL user=alice temp", 75),
-    (b"CONT\t1\t\n", "CONT ", 69),
-    (b"FAIL\t2\nOK\t1\tuser=alice\n", "OK user=alice", 0),
-])
+@pytest.mark.parametrize(
+    "answer, shown, code",
+    [
+        (b"OK\t1\tuser=alice@example.com\n", "OK user=alice@example.com", 0),
+        (b"FAIL\t1\tuser=alice\treason=Account is locked\n", "FAIL user=alice reason=Account is locked", 1),
+        (b"FAIL\t1\tuser=alice\ttemp\n", "FAIL user=alice temp", 75),
+        (b"CONT\t1\t\n", "CONT ", 69),
+        (b"FAIL\t2\nOK\t1\tuser=alice\n", "OK user=alice", 0),
+    ],
+)
 @pytest.mark.usefixtures("typed")
 def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, code: int) -> None:
     with scripted(b"\n", answer[:3], answer[3:], greeting=GREETING) as (server, where):
@@ -194,12 +229,15 @@ def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, c
     assert base64.b64decode(response) == b"\0alice\0wonder land"
 
 
-@pytest.mark.parametrize("take, whole", [
-    (postfix_side.socketmap_reply, netstring(b"OK 1,2,")),
-    (postfix_side.policy_reply, b"action=DEFER x\n\n"),
-    (postfix_side.sasl_greeting, GREETING.replace(b"SPID", b"COOKIE\tDONE\nDONE \nSPID")),
-    (postfix_side.sasl_reply, b"FAIL\t2\nOK\t1\tuser=alice\n"),
-])
+@pytest.mark.parametrize(
+    "take, whole",
+    [
+        (postfix_client.socketmap_reply, netstring(b"OK 1,2,")),
+        (postfix_client.policy_reply, b"action=DEFER x\n\n"),
+        (postfix_client.sasl_greeting, GREETING.replace(b"SPID", b"COOKIE\tDONE\nDONE \nSPID")),
+        (postfix_client.sasl_reply, b"FAIL\t2\nOK\t1\tuser=alice\n"),
+    ],
+)
 def test_a_reply_is_there_when_it_is_whole_and_not_before(take: Callable[[bytes], object], whole: bytes) -> None:
     assert [take(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
     assert take(whole) is not None and take(whole) == take(whole + b"more")
@@ -240,36 +278,42 @@ def test_no_password_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert capsys.readouterr().err == "pfxhttpd: no password on standard input\n"
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["demo_map"], "MAP and KEY"),
-    (["demo_map", "some", "one"], "MAP and KEY"),
-    (["demo map", "key"], "no spaces"),
-    ([], "MAP and KEY"),
-    (["--policy", "p", "sender"], "name=value"),
-    (["--policy", "p", "=x"], "name=value"),
-    (["--policy", "p", "a=b\nc=d"], "name=value"),
-    (["--sasl", "s"], "the user"),
-    (["--sasl", "s", "alice", "secret"], "the user"),
-    (["--address", "127.0.0.1:80", "m", "k"], "no address"),
-    (["--address", "inet:127.0.0.1", "m", "k"], "no address"),
-    (["--address", "inet:127.0.0.1:0", "m", "k"], "no address"),
-    (["--address", "inet:127.0.0.1:123456", "m", "k"], "no address"),
-    (["--address", "unix:", "m", "k"], "no address"),
-])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["demo_map"], "MAP and KEY"),
+        (["demo_map", "some", "one"], "MAP and KEY"),
+        (["demo map", "key"], "no spaces"),
+        ([], "MAP and KEY"),
+        (["--policy", "p", "sender"], "name=value"),
+        (["--policy", "p", "=x"], "name=value"),
+        (["--policy", "p", "a=b\nc=d"], "name=value"),
+        (["--sasl", "s"], "the user"),
+        (["--sasl", "s", "alice", "secret"], "the user"),
+        (["--address", "127.0.0.1:80", "m", "k"], "no address"),
+        (["--address", "inet:127.0.0.1", "m", "k"], "no address"),
+        (["--address", "inet:127.0.0.1:0", "m", "k"], "no address"),
+        (["--address", "inet:127.0.0.1:123456", "m", "k"], "no address"),
+        (["--address", "unix:", "m", "k"], "no address"),
+    ],
+)
 def test_a_wrong_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
     assert ask(*arguments) == 64
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text, shown", [
-    ("inet:127.0.0.1:25", "inet:127.0.0.1:25"),
-    ("inet:[::1]:25", "inet:[::1]:25"),
-    ("inet:[::]:25", "inet:127.0.0.1:25"),
-    ("tcp:*:25", "inet:127.0.0.1:25"),
-    ("inet:0.0.0.0:25", "inet:127.0.0.1:25"),
-    ("inet:localhost:25", "inet:localhost:25"),
-    ("unix:/run/a b:c", "unix:/run/a b:c"),
-])
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("inet:127.0.0.1:25", "inet:127.0.0.1:25"),
+        ("inet:[::1]:25", "inet:[::1]:25"),
+        ("inet:[::]:25", "inet:127.0.0.1:25"),
+        ("tcp:*:25", "inet:127.0.0.1:25"),
+        ("inet:0.0.0.0:25", "inet:127.0.0.1:25"),
+        ("inet:localhost:25", "inet:localhost:25"),
+        ("unix:/run/a b:c", "unix:/run/a b:c"),
+    ],
+)
 def test_addresses(text: str, shown: str) -> None:
     assert str(query.address(text)) == shown
 
@@ -311,32 +355,40 @@ def test_the_configuration_tells_whom_to_ask(tmp_path: Path, dead: int) -> None:
     with scripted(b",", netstring(b"OK")) as (_, where):
         assert ask("second", "key", config=written(tmp_path, dead, port=where.rpartition(":")[2])) == 0
     with scripted(b"\n\n", b"action=OK\n\n") as (_, where):
-        assert ask("--policy", "checks", "sender=a", config=written(tmp_path, dead, other=where.rpartition(":")[2])) == 0
+        assert (
+            ask("--policy", "checks", "sender=a", config=written(tmp_path, dead, other=where.rpartition(":")[2])) == 0
+        )
     with scripted(b"\n\n", b"action=OK\n\n", path=str(tmp_path / "s")):
         assert ask("--policy", "other", "sender=a", config=written(tmp_path, dead)) == 0
 
 
 @pytest.mark.parametrize("name", ["first", "third"])
 def test_without_a_listener_of_its_name_a_map_is_asked_at_the_first(
-        tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     assert ask(name, "key", config=written(tmp_path, dead)) == 75
     assert f"cannot connect to inet:127.0.0.1:{dead}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["--policy", "first", "sender=a"], "has no policy_service listener named first"),
-    (["--sasl", "given", "alice"], "systemd knows the address"),
-])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--policy", "first", "sender=a"], "has no policy_service listener named first"),
+        (["--sasl", "given", "alice"], "systemd knows the address"),
+    ],
+)
 @pytest.mark.usefixtures("typed")
-def test_a_listener_that_cannot_be_found(tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str],
-                                         arguments: list[str], complaint: str) -> None:
+def test_a_listener_that_cannot_be_found(
+    tmp_path: Path, dead: int, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
     assert ask(*arguments, config=written(tmp_path, dead)) == 78
     error = capsys.readouterr().err
     assert complaint in error and "--address" in error
 
 
-def test_a_configuration_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert ask("m", "k", config=str(tmp_path / "none.yml")) == 78
     assert f"{tmp_path}/none.yml: cannot be read" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
@@ -345,6 +397,6 @@ def test_a_configuration_that_cannot_be_used(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_listener_on_every_ipv6_address_is_asked_over_ipv6(tmp_path: Path) -> None:
-    text = CONFIGURATION.format(dead=1, port=2, other=3, path="/s").replace("type: tcp, address: \"[::]\"", "type: tcp6")
+    text = CONFIGURATION.format(dead=1, port=2, other=3, path="/s").replace('type: tcp, address: "[::]"', "type: tcp6")
     settings = load_text(text, "pfxhttp.yml", "yaml", {}).settings
     assert str(query.listening(settings, "socket_map", "second")) == "inet:[::1]:2"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import Loaded, load_text
-from pfxhttpd.config.problem import Invalid
 
 LISTEN = """\
 server:
@@ -36,7 +36,7 @@ def refused() -> Callable[..., list[str]]:
     def load(text: str, format: str = "yaml", environ: Mapping[str, str] | None = None, file: str = "f") -> list[str]:
         if format == "yaml" and not text.startswith("server"):
             text = LISTEN + text
-        with pytest.raises(Invalid) as caught:
+        with pytest.raises(ConfigError) as caught:
             load_text(text, file, format, environ or {})
         return [str(problem).removeprefix("f:") for problem in caught.value.problems]
 

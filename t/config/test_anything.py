@@ -12,10 +12,10 @@ import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from pfxhttpd.cli.config import as_yaml
 from pfxhttpd.config import schema, source
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import Loaded, load_text
-from pfxhttpd.config.problem import Invalid
-from pfxhttpd.config.render import as_yaml
 
 calm = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -23,12 +23,12 @@ FORMATS = st.sampled_from(source.FORMATS)
 VALID = (Path(__file__).parent / "manual/overview.yml").read_text()
 
 
-def outcome(content: bytes | str, form: str) -> Loaded | Invalid:
+def outcome(content: bytes | str, form: str) -> Loaded | ConfigError:
     """What loading comes to; the problems are looked at."""
     try:
         text = source.decode(content, "f") if isinstance(content, bytes) else content
         return load_text(text, "f", form, {})
-    except Invalid as invalid:
+    except ConfigError as invalid:
         assert invalid.problems
         size = len(content.splitlines()) + 1
         for problem in invalid.problems:
@@ -51,25 +51,80 @@ def toml(value: Any) -> str:
 
 # Words, not letters: so that more than the syntax is met.
 
-NAMES = sorted(schema.homes()) + ["defaults", "a", "b", "", "a b", "\u00fc", "Server", "listne"]
+NAMES = sorted(schema.key_locations()) + ["defaults", "a", "b", "", "a b", "\u00fc", "Server", "listne"]
 SCALARS = st.one_of(
-    st.sampled_from([0, 1, 25, 65536, -1, 10**30, 200, 1.5, True, False, "", "a", "b", "5", "true", "30s", "1w", "tcp", "unix", "/run/x", "::", "0.0.0.0",
-                     "http://h/", "http://h/{{ .Key }}", "https://u:p@h/#x", "ftp://h", "u:p", "A: b", "A", "socket_map", "policy_service", "dovecot_sasl",
-                     "0660", "private_key_jwt", "a\nb", "\t", "/none", "$CREDENTIALS_DIRECTORY/x", "2020-01-01", "no", "~", "*x", "&x", "!x", "- a", "12:30"]),
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=12), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(
+        [
+            0,
+            1,
+            25,
+            65536,
+            -1,
+            10**30,
+            200,
+            1.5,
+            True,
+            False,
+            "",
+            "a",
+            "b",
+            "5",
+            "true",
+            "30s",
+            "1w",
+            "tcp",
+            "unix",
+            "/run/x",
+            "::",
+            "0.0.0.0",
+            "http://h/",
+            "http://h/{{ .Key }}",
+            "https://u:p@h/#x",
+            "ftp://h",
+            "u:p",
+            "A: b",
+            "A",
+            "socket_map",
+            "policy_service",
+            "dovecot_sasl",
+            "0660",
+            "private_key_jwt",
+            "a\nb",
+            "\t",
+            "/none",
+            "$CREDENTIALS_DIRECTORY/x",
+            "2020-01-01",
+            "no",
+            "~",
+            "*x",
+            "&x",
+            "!x",
+            "- a",
+            "12:30",
+        ]
+    ),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
 )
 KEYS = st.sampled_from(NAMES)
-TREES = st.recursive(SCALARS, lambda below: st.lists(below, max_size=3) | st.dictionaries(KEYS, below, max_size=5), max_leaves=25)
+TREES = st.recursive(
+    SCALARS, lambda below: st.lists(below, max_size=3) | st.dictionaries(KEYS, below, max_size=5), max_leaves=25
+)
 
 
-def fitting(part: schema.Part) -> st.SearchStrategy[Any]:
+def fitting(part: schema.Subschema) -> st.SearchStrategy[Any]:
     """Values that mostly fit the schema: enough for the checks behind it to have something to do."""
     kinds = schema.types(part)
     found: list[st.SearchStrategy[Any]] = []
     if "enum" in part:
         found.append(st.sampled_from(part["enum"]))
     elif "object" in kinds:
-        known = {key: st.deferred(lambda below=below: nearly(below)) for key, below in schema.properties(part) if key != "$schema"}
+        known = {
+            key: st.deferred(lambda below=below: nearly(below))
+            for key, below in schema.properties(part)
+            if key != "$schema"
+        }
         required = {key: known.pop(key) for key in part.get("required", [])}
         rest = part.get("additionalProperties")
         if isinstance(rest, dict):
@@ -85,11 +140,15 @@ def fitting(part: schema.Part) -> st.SearchStrategy[Any]:
     if "duration" in part:
         found.append(st.sampled_from(["1s", "30s", "5m", 7, "0.5s", 2.5]))
     elif "string" in kinds and "enum" not in part:
-        found.append(st.sampled_from(["a", "b", "/run/x", "http://h/", "http://h/{{ .Key }}", "u:p", "A: b", "", "127.0.0.1", "::", "0660"]))
+        found.append(
+            st.sampled_from(
+                ["a", "b", "/run/x", "http://h/", "http://h/{{ .Key }}", "u:p", "A: b", "", "127.0.0.1", "::", "0660"]
+            )
+        )
     return st.one_of(found)
 
 
-def nearly(part: schema.Part) -> st.SearchStrategy[Any]:
+def nearly(part: schema.Subschema) -> st.SearchStrategy[Any]:
     good = fitting(part)
     return st.integers(0, 30).flatmap(lambda dice: good if dice else SCALARS)
 
@@ -110,8 +169,34 @@ def test_garbage(content: bytes, form: str) -> None:
     outcome(content, form)
 
 
-MARKS = st.sampled_from(list("[]{}():,.=#&*!|>'\"%@`-? \t\n\\") + [
-    "\n  ", ": ", "- ", "server", "listen", "socket_maps", "kind", "<<", "<<: *a", "&a ", "*a", '"""', "'''", "[[", "]]", "!!int ", "---\n", "...", "true", "0x1F", "\\u0000", "\u00e9", "1.5"])
+MARKS = st.sampled_from(
+    list("[]{}():,.=#&*!|>'\"%@`-? \t\n\\")
+    + [
+        "\n  ",
+        ": ",
+        "- ",
+        "server",
+        "listen",
+        "socket_maps",
+        "kind",
+        "<<",
+        "<<: *a",
+        "&a ",
+        "*a",
+        '"""',
+        "'''",
+        "[[",
+        "]]",
+        "!!int ",
+        "---\n",
+        "...",
+        "true",
+        "0x1F",
+        "\\u0000",
+        "\u00e9",
+        "1.5",
+    ]
+)
 
 
 @calm
@@ -124,7 +209,11 @@ def test_scraps_of_syntax(text: str, form: str) -> None:
 @given(st.data(), st.sampled_from(["yaml", "json", "toml"]))
 def test_a_valid_file_with_scraps_in_it(data: st.DataObject, form: str) -> None:
     plain = yaml.safe_load(VALID)
-    text = {"yaml": VALID, "json": json.dumps(plain, indent=1), "toml": "\n".join(f"{key} = {toml(value)}" for key, value in plain.items())}[form]
+    text = {
+        "yaml": VALID,
+        "json": json.dumps(plain, indent=1),
+        "toml": "\n".join(f"{key} = {toml(value)}" for key, value in plain.items()),
+    }[form]
     assert isinstance(outcome(text, form), Loaded)
     for _ in range(data.draw(st.integers(1, 3))):
         begin = data.draw(st.integers(0, len(text)))
@@ -136,17 +225,25 @@ def test_a_valid_file_with_scraps_in_it(data: st.DataObject, form: str) -> None:
 @calm
 @given(st.dictionaries(KEYS, TREES, max_size=5), FORMATS)
 def test_any_structure(document: dict[str, Any], form: str) -> None:
-    text = {"yaml": as_yaml, "json": json.dumps, "toml": lambda value: "\n".join(f"{toml(k)} = {toml(v)}" for k, v in value.items())}[form](document)
+    text = {
+        "yaml": as_yaml,
+        "json": json.dumps,
+        "toml": lambda value: "\n".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()),
+    }[form](document)
     outcome(text, form)
 
 
-def said(found: Loaded | Invalid) -> Any:
+def said(found: Loaded | ConfigError) -> Any:
     return found if isinstance(found, Loaded) else sorted((problem.path, problem.message) for problem in found.problems)
 
 
 def without_lines(said_by: Any) -> Any:
     """Problems without the mention of another line, which differs between layouts."""
-    return [(path, message.rpartition(" in line ")[0] or message) for path, message in said_by] if isinstance(said_by, list) else said_by
+    return (
+        [(path, message.rpartition(" in line ")[0] or message) for path, message in said_by]
+        if isinstance(said_by, list)
+        else said_by
+    )
 
 
 @calm
@@ -174,5 +271,9 @@ def test_what_loads_loads_again_from_its_effective_document(document: dict[str, 
 @pytest.mark.parametrize("form", source.FORMATS)
 def test_the_equipment_makes_valid_files_too(form: str) -> None:
     plain = yaml.safe_load(VALID)
-    text = {"yaml": as_yaml(plain), "json": json.dumps(plain), "toml": "\n".join(f"{k} = {toml(v)}" for k, v in plain.items())}[form]
+    text = {
+        "yaml": as_yaml(plain),
+        "json": json.dumps(plain),
+        "toml": "\n".join(f"{k} = {toml(v)}" for k, v in plain.items()),
+    }[form]
     assert isinstance(outcome(text, form), Loaded)

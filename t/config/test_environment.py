@@ -9,20 +9,23 @@ import pytest
 MAP = "socket_maps: {demo: {target: 'http://h/', value_field: v}}\n"
 
 
-@pytest.mark.parametrize("name, text, path, expected", [
-    ("LOGGING_LEVEL", "debug", "logging.level", "debug"),
-    ("LOGGING_JSON", "true", "logging.json", True),
-    ("LOGGING_JSON", "1", "logging.json", True),
-    ("LOGGING_USE_SYSTEMD", "No", "logging.use_systemd", False),
-    ("HTTP_CLIENT_TIMEOUT", "90s", "http_client.timeout", 90.0),
-    ("HTTP_CLIENT_TIMEOUT", "5", "http_client.timeout", 5.0),
-    ("HTTP_CLIENT_PROXY", "http://p:1/", "http_client.proxy", "http://p:1/"),
-    ("MAX_CONNECTIONS", " 17 ", "max_connections", 17),
-    ("RUN_AS_USER", "123", "run_as_user", "123"),
-    ("WORKER_POOL_MAX_WORKERS", "3", "worker_pool.max_workers", 3),
-    ("TLS_ROOT_CA", "/ca", "tls.root_ca", "/ca"),
-    ("CHROOT", "/jail", "chroot", "/jail"),
-])
+@pytest.mark.parametrize(
+    "name, text, path, expected",
+    [
+        ("LOGGING_LEVEL", "debug", "logging.level", "debug"),
+        ("LOGGING_JSON", "true", "logging.json", True),
+        ("LOGGING_JSON", "1", "logging.json", True),
+        ("LOGGING_USE_SYSTEMD", "No", "logging.use_systemd", False),
+        ("HTTP_CLIENT_TIMEOUT", "90s", "http_client.timeout", 90.0),
+        ("HTTP_CLIENT_TIMEOUT", "5", "http_client.timeout", 5.0),
+        ("HTTP_CLIENT_PROXY", "http://p:1/", "http_client.proxy", "http://p:1/"),
+        ("MAX_CONNECTIONS", " 17 ", "max_connections", 17),
+        ("RUN_AS_USER", "123", "run_as_user", "123"),
+        ("WORKER_POOL_MAX_WORKERS", "3", "worker_pool.max_workers", 3),
+        ("TLS_ROOT_CA", "/ca", "tls.root_ca", "/ca"),
+        ("CHROOT", "/jail", "chroot", "/jail"),
+    ],
+)
 def test_a_variable_sets_a_value(name: str, text: str, path: str, expected: Any, accepted: Any) -> None:
     value = accepted(MAP, environ={f"PFXHTTP_SERVER_{name}": text}).settings.server
     for key in path.split("."):
@@ -31,30 +34,55 @@ def test_a_variable_sets_a_value(name: str, text: str, path: str, expected: Any,
 
 
 def test_a_variable_wins_over_the_file_even_over_a_mistake_in_it(accepted: Any) -> None:
-    text = "server:\n  listen: [{kind: socket_map, name: a, port: 1}]\n  logging: {level: loud, json: true}\n  http_client:\n" + MAP
-    server = accepted(text, environ={"PFXHTTP_SERVER_LOGGING_LEVEL": "error", "PFXHTTP_SERVER_HTTP_CLIENT_TIMEOUT": "1s"}).settings.server
+    text = (
+        "server:\n  listen: [{kind: socket_map, name: a, port: 1}]\n  logging: {level: loud, json: true}\n  http_client:\n"
+        + MAP
+    )
+    server = accepted(
+        text, environ={"PFXHTTP_SERVER_LOGGING_LEVEL": "error", "PFXHTTP_SERVER_HTTP_CLIENT_TIMEOUT": "1s"}
+    ).settings.server
     assert (server.logging.level, server.logging.json, server.http_client.timeout) == ("error", True, 1.0)
 
 
 def test_an_empty_variable_and_those_of_others_change_nothing(accepted: Any) -> None:
-    environ = {"PFXHTTP_SERVER_LOGGING_LEVEL": "", "PFXHTTP_SERVER_NONE": "", "PFXHTTP_CONFIG": "x", "LOGGING_LEVEL": "x"}
+    environ = {
+        "PFXHTTP_SERVER_LOGGING_LEVEL": "",
+        "PFXHTTP_SERVER_NONE": "",
+        "PFXHTTP_CONFIG": "x",
+        "LOGGING_LEVEL": "x",
+    }
     assert accepted(MAP, environ=environ).settings == accepted(MAP).settings
 
 
-@pytest.mark.parametrize("name, value, line", [
-    ("LOGING_LEVEL", "x", "no such setting (did you mean PFXHTTP_SERVER_LOGGING_LEVEL or PFXHTTP_SERVER_LOGGING_SYSLOG?)"),
-    ("LISTEN", "x", "no such setting"),
-    ("QQQQQQQQQQQQQQQ", "x", "no such setting"),
-    ("LOGGING_LEVEL", "loud", 'server.logging.level: expected one of none, debug, info, error, not "loud"'),
-    ("LOGGING_LEVEL", "debgu", 'server.logging.level: expected one of none, debug, info, error, not "debgu" (did you mean debug?)'),
-    ("MAX_CONNECTIONS", "many", 'server.max_connections: expected a whole number, not "many"'),
-    ("MAX_CONNECTIONS", "-1", "server.max_connections: must be from 0 to 10000000, not -1"),
-    ("LOGGING_JSON", "2", 'server.logging.json: expected true or false, not "2"'),
-    ("RESPONSE_CACHE_TTL", "200h", 'server.response_cache.ttl: must be from 1s to 168h, not "200h"'),
-    ("CHROOT", "a\nb", 'server.chroot: expected an absolute path, not "a\\nb"'),
-    ("CHROOT", "/\udcff", "server.chroot: a text must not hold U+0000 or half a surrogate pair"),
-    ("HTTP_CLIENT_PROXY", "u:secret@h", "server.http_client.proxy: expected a URL that begins with http:// or https://"),
-])
+@pytest.mark.parametrize(
+    "name, value, line",
+    [
+        (
+            "LOGING_LEVEL",
+            "x",
+            "no such setting (did you mean PFXHTTP_SERVER_LOGGING_LEVEL or PFXHTTP_SERVER_LOGGING_SYSLOG?)",
+        ),
+        ("LISTEN", "x", "no such setting"),
+        ("QQQQQQQQQQQQQQQ", "x", "no such setting"),
+        ("LOGGING_LEVEL", "loud", 'server.logging.level: expected one of none, debug, info, error, not "loud"'),
+        (
+            "LOGGING_LEVEL",
+            "debgu",
+            'server.logging.level: expected one of none, debug, info, error, not "debgu" (did you mean debug?)',
+        ),
+        ("MAX_CONNECTIONS", "many", 'server.max_connections: expected a whole number, not "many"'),
+        ("MAX_CONNECTIONS", "-1", "server.max_connections: must be from 0 to 10000000, not -1"),
+        ("LOGGING_JSON", "2", 'server.logging.json: expected true or false, not "2"'),
+        ("RESPONSE_CACHE_TTL", "200h", 'server.response_cache.ttl: must be from 1s to 168h, not "200h"'),
+        ("CHROOT", "a\nb", 'server.chroot: expected an absolute path, not "a\\nb"'),
+        ("CHROOT", "/\udcff", "server.chroot: a text must not hold U+0000 or half a surrogate pair"),
+        (
+            "HTTP_CLIENT_PROXY",
+            "u:secret@h",
+            "server.http_client.proxy: expected a URL that begins with http:// or https://",
+        ),
+    ],
+)
 def test_a_variable_that_cannot_be_used(name: str, value: str, line: str, refused: Any) -> None:
     (problem,) = refused(MAP, environ={f"PFXHTTP_SERVER_{name}": value})
     assert problem.startswith(f"environment: PFXHTTP_SERVER_{name}: {line}")

@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 
+from pfxhttpd.cli.config import as_yaml
+from pfxhttpd.config.checks import unsupported
+from pfxhttpd.config.errors import ConfigError, Problem
 from pfxhttpd.config.load import load, load_text
-from pfxhttpd.config.problem import Invalid, Problem
-from pfxhttpd.config.render import as_yaml
-from pfxhttpd.config.settings import BackendOidc, Entry, HttpClient, Listener, Logging, Pool, ResponseCache, SaslOidc, Settings, Tls
-from pfxhttpd.config.unsupported import unsupported
+from pfxhttpd.config.settings import (
+    BackendOidc,
+    Entry,
+    HttpClient,
+    Listener,
+    Logging,
+    Pool,
+    ResponseCacheSettings,
+    SaslOidc,
+    Settings,
+    Tls,
+)
 
 MANUAL = Path(__file__).parent / "manual"
 BODY = '{\n  "key": "{{ .Key }}"\n}\n'
@@ -36,9 +47,15 @@ def test_the_manual_s_overview() -> None:
     assert server.logging == Logging(json=True, level="info", use_systemd=False)
     assert server.tls == Tls(True, True, "/etc/ssl/certs/ca-certificates.crt", "", "")
     assert server.http_client == HttpClient(30, 100, 20, 20, 90, "http://proxy.example.com:8080")
-    assert server.response_cache == ResponseCache(True, 300)
+    assert server.response_cache == ResponseCacheSettings(True, 300)
 
-    backend = BackendOidc(True, "https://example.com/.well-known/openid-configuration", "foobar", "secret", auth_method="client_secret_basic")
+    backend = BackendOidc(
+        True,
+        "https://example.com/.well-known/openid-configuration",
+        "foobar",
+        "secret",
+        auth_method="client_secret_basic",
+    )
     common = dict(payload=BODY, value_field="data.result", error_field="error", no_error_value="not-found", timeout=30)
     bearer = (("Authorization", "Bearer <token>"),)
     target = "https://127.0.0.1:9443/api/v1/custom/"
@@ -46,17 +63,31 @@ def test_the_manual_s_overview() -> None:
         "demo_map": Entry("socket_map", "demo_map", target + "map", headers=bearer, **common),
         "oidc_demo_map": Entry("socket_map", "oidc_demo_map", target + "map", backend_oidc=backend, **common),
     }
-    common = dict(payload="{{ .Key }}", value_field="policy.result", error_field="policy.error", no_error_value="OK", timeout=30)
+    common = dict(
+        payload="{{ .Key }}", value_field="policy.result", error_field="policy.error", no_error_value="OK", timeout=30
+    )
     assert settings.entries["policy_service"] == {
         "example_policy": Entry("policy_service", "example_policy", target + "policy", headers=bearer, **common),
-        "oidc_example_policy": Entry("policy_service", "oidc_example_policy", target + "policy", backend_oidc=backend, **common),
+        "oidc_example_policy": Entry(
+            "policy_service", "oidc_example_policy", target + "policy", backend_oidc=backend, **common
+        ),
     }
     uri = "https://127.0.0.1:9443/.well-known/openid-configuration"
     assert settings.entries["dovecot_sasl"] == {
         "dovecot_sasl": Entry(
-            "dovecot_sasl", "dovecot_sasl", "https://127.0.0.1:9443/api/v1/auth/json", timeout=8,
+            "dovecot_sasl",
+            "dovecot_sasl",
+            "https://127.0.0.1:9443/api/v1/auth/json",
+            timeout=8,
             backend_oidc=BackendOidc(True, uri, "pfxhttp", "backend-secret", auth_method="client_secret_basic"),
-            sasl_oidc=SaslOidc(True, uri, "roundcube", "introspection-secret", auth_method="client_secret_basic", scopes=("introspect",)),
+            sasl_oidc=SaslOidc(
+                True,
+                uri,
+                "roundcube",
+                "introspection-secret",
+                auth_method="client_secret_basic",
+                scopes=("introspect",),
+            ),
         ),
     }
 
@@ -65,8 +96,16 @@ def test_the_manual_s_defaults() -> None:
     entries = manual("defaults").entries["socket_map"]
     login = "Basic " + base64.b64encode(b"user:secret").decode()
     assert entries == {
-        name: Entry("socket_map", name, "https://api.example.com/postfix/map", headers=(("X-Pfx-Name", name), ("Authorization", login)),
-                    payload=BODY, value_field="result", error_field="error", http_response_compression=True)
+        name: Entry(
+            "socket_map",
+            name,
+            "https://api.example.com/postfix/map",
+            headers=(("X-Pfx-Name", name), ("Authorization", login)),
+            payload=BODY,
+            value_field="result",
+            error_field="error",
+            http_response_compression=True,
+        )
         for name in ("relay_domains", "relay_recipient_maps", "transport_maps")
     }
 
@@ -74,13 +113,20 @@ def test_the_manual_s_defaults() -> None:
 def test_the_manual_s_pools() -> None:
     server = manual("pools").server
     assert server.worker_pool == Pool(10, 100) and server.listen[0].worker_pool == Pool(5, 20)
-    assert (server.chroot, server.logging.use_systemd, server.response_cache.enabled) == ("/var/lib/pfxhttp", True, True)
+    assert (server.chroot, server.logging.use_systemd, server.response_cache.enabled) == (
+        "/var/lib/pfxhttp",
+        True,
+        True,
+    )
 
 
 def test_the_manual_s_compression() -> None:
     entries = manual("compression").entries
-    assert [(entry.http_request_compression, entry.http_response_compression) for section in entries.values() for entry in section.values()] == [
-        (True, True), (False, True)]
+    assert [
+        (entry.http_request_compression, entry.http_response_compression)
+        for section in entries.values()
+        for entry in section.values()
+    ] == [(True, True), (False, True)]
 
 
 def test_the_manual_s_login() -> None:
@@ -92,16 +138,23 @@ def test_the_manual_s_oidc() -> None:
     entries = manual("oidc").entries["socket_map"]
     assert entries["plain"].backend_oidc.scopes == ("api.read", "api.write")
     assert entries["example"].backend_oidc.auth_method == "client_secret_post"
-    assert (entries["example"].sasl_oidc.validation, entries["example"].sasl_oidc.account_claim) == ("auto", "dovecot_account")
+    assert (entries["example"].sasl_oidc.validation, entries["example"].sasl_oidc.account_claim) == (
+        "auto",
+        "dovecot_account",
+    )
 
 
 def test_what_this_version_cannot_do_is_told_per_use() -> None:
     assert [problem.path for problem in unsupported(manual("overview"))] == [
-        "dovecot_sasl.dovecot_sasl.backend_oidc_auth", "dovecot_sasl.dovecot_sasl.sasl_oidc_auth",
-        "policy_services.oidc_example_policy.backend_oidc_auth", "socket_maps.oidc_demo_map.backend_oidc_auth"]
+        "dovecot_sasl.dovecot_sasl.backend_oidc_auth",
+        "dovecot_sasl.dovecot_sasl.sasl_oidc_auth",
+        "policy_services.oidc_example_policy.backend_oidc_auth",
+        "socket_maps.oidc_demo_map.backend_oidc_auth",
+    ]
     assert [str(problem).removeprefix(str(MANUAL)) for problem in unsupported(manual("oidc"))] == [
         "/oidc.yml: socket_maps.example.backend_oidc_auth: getting OIDC tokens for a backend is not possible in this version (set `enabled: false`)",
-        "/oidc.yml: socket_maps.plain.backend_oidc_auth: getting OIDC tokens for a backend is not possible in this version (set `enabled: false`)"]
+        "/oidc.yml: socket_maps.plain.backend_oidc_auth: getting OIDC tokens for a backend is not possible in this version (set `enabled: false`)",
+    ]
     assert unsupported(manual("defaults")) == []
 
 
@@ -247,7 +300,7 @@ target = "http://h/"
 
 @pytest.mark.parametrize("form", FIVE)
 def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(form: str) -> None:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_text(FIVE[form], "f", form, {})
     column = {"yaml": (13, 3, 13, 14, 3), "json": (15, 3, 15, 16, 3), "toml": (14, 4, 14, 15, 4)}[form]
     assert str(caught.value).splitlines() == [
@@ -267,7 +320,7 @@ def test_checks_from_above_are_reported_like_the_others() -> None:
             yield "method", "was not given"
         yield "target", "is the default's"
 
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_text(SAME["yaml"], "f", "yaml", {}, [check])
     assert caught.value.problems == (
         Problem("f", 13, 13, "socket_maps.defaults.target", "is the default's"),
@@ -280,18 +333,25 @@ def test_checks_from_above_are_reported_like_the_others() -> None:
 def test_checks_from_above_also_see_entries_with_other_mistakes() -> None:
     text = SAME["yaml"].replace("status_code: [200, 404]", "status_code: 1").replace("c: {}", "c: {target: 5}")
     seen: list[Any] = []
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_text(text, "f", "yaml", {}, [lambda entry: seen.append(entry) or [("payload", "!")]])
     assert [entry.name for entry in seen] == ["a.b", "c", "s"]
     assert seen[0].status_codes == {200}, "what is wrong has its default"
     assert [str(problem).split(": ")[1] for problem in caught.value.problems] == [
-        'socket_maps."a.b".status_code', 'socket_maps."a.b".payload', "socket_maps.c.payload", "socket_maps.c.target", "dovecot_sasl.s.payload"]
+        'socket_maps."a.b".status_code',
+        'socket_maps."a.b".payload',
+        "socket_maps.c.payload",
+        "socket_maps.c.target",
+        "dovecot_sasl.s.payload",
+    ]
 
 
 def test_a_value_known_to_be_wrong_is_not_told_again_by_a_check_from_above() -> None:
     text = SAME["yaml"].replace('s: {target: "http://h/"', 's: {target: "ftp://h/"')
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_text(text, "f", "yaml", {}, [lambda entry: [("target", "one"), ("target", "two")]])
     assert [(problem.path, problem.message) for problem in caught.value.problems] == [
-        ("socket_maps.defaults.target", "one"), ("socket_maps.defaults.target", "two"),
-        ("dovecot_sasl.s.target", "expected a URL that begins with http:// or https://")]
+        ("socket_maps.defaults.target", "one"),
+        ("socket_maps.defaults.target", "two"),
+        ("dovecot_sasl.s.target", "expected a URL that begins with http:// or https://"),
+    ]

@@ -27,7 +27,9 @@ socket_maps:
 
 
 def test_entries_inherit_and_explicit_values_win(accepted: Any) -> None:
-    loaded = accepted(DEFAULTS + """\
+    loaded = accepted(
+        DEFAULTS
+        + """\
   a: {}
   b:
   c:
@@ -36,7 +38,8 @@ def test_entries_inherit_and_explicit_values_win(accepted: Any) -> None:
     http_response_compression: false
     backend_oidc_auth: {client_id: me, scopes: [c]}
   d: {backend_oidc_auth: {enabled: false}}
-""")
+"""
+    )
     a, b, c, d = (entry(loaded, name) for name in "abcd")
     assert (a.target, a.value_field, a.error_field, a.http_response_compression) == ("http://h/", "v", "e", True)
     assert b.target == "http://h/" and b.headers == a.headers == (("X-One", "1"), ("X-Two", "2"))
@@ -52,31 +55,44 @@ def test_each_section_has_defaults_of_its_own(accepted: Any, refused: Any) -> No
     loaded = accepted(
         "socket_maps: {defaults: {target: 'http://m/', value_field: v}, a: {}}\n"
         "policy_services: {defaults: {target: 'http://p/', value_field: v, failure_action: REJECT}, a: {}}\n"
-        "dovecot_sasl: {defaults: {target: 'http://s/', temporary_failure: fail, default_local_port: 587}, a: {}}\n")
+        "dovecot_sasl: {defaults: {target: 'http://s/', temporary_failure: fail, default_local_port: 587}, a: {}}\n"
+    )
     assert entry(loaded, "a").target == "http://m/"
     assert entry(loaded, "a", "policy_service").failure_action == "REJECT"
     sasl = entry(loaded, "a", "dovecot_sasl")
     assert (sasl.target, sasl.temporary_failure, sasl.default_local_port) == ("http://s/", "fail", "587")
-    assert refused("socket_maps: {defaults: {target: 'http://m/'}, a: {value_field: v}}\npolicy_services: {a: {value_field: v}}") == [
-        "5:19: policy_services.a.target: is missing"]
+    assert refused(
+        "socket_maps: {defaults: {target: 'http://m/'}, a: {value_field: v}}\npolicy_services: {a: {value_field: v}}"
+    ) == ["5:19: policy_services.a.target: is missing"]
 
 
-@pytest.mark.parametrize("defaults, own, expected", [
-    ("custom_headers: ['A: 1', 'B: 2']", "custom_headers: ['C: 3']", {"A": "1", "B": "2", "C": "3"}),
-    ("custom_headers: ['A: 1', 'B: 2']", "custom_headers: ['a: 9']", {"B": "2", "a": "9"}),
-    ("custom_headers: ['A: 1']", "custom_headers: []", {"A": "1"}),
-    ("custom_headers: ['A: 1', 'B: 2', 'a: 3']", "method: POST", {"B": "2", "a": "3"}),
-    ("method: POST", "custom_headers: ['A:', 'B :  x:y ']", {"A": "", "B": "x:y"}),
-    ("http_auth_basic: 'u:p'", "custom_headers: ['A: 1']", {"A": "1", "Authorization": "Basic dTpw"}),
-    ("http_auth_basic: 'u:p'", "custom_headers: ['authorization: Bearer t']", {"authorization": "Bearer t"}),
-    ("custom_headers: ['Authorization: Bearer t', 'A: 1']", "http_auth_basic: 'u:p'", {"A": "1", "Authorization": "Basic dTpw"}),
-    ("custom_headers: ['Authorization: Bearer t']", "http_auth_basic: ''", {}),
-    ("http_auth_basic: 'u:p'", "http_auth_basic: ''", {}),
-    ("http_auth_basic: 'u:p'", "http_auth_basic: 'x:y'", {"Authorization": "Basic eDp5"}),
-    ("http_auth_basic: 'u:p'", "method: POST", {"Authorization": "Basic dTpw"}),
-    ("method: POST", "{http_auth_basic: 'u:p', custom_headers: ['Authorization: Bearer t']}", {"Authorization": "Bearer t"}),
-    ("http_auth_basic: 'user:p\u00e4ss:word'", "method: POST", {"Authorization": "Basic dXNlcjpww6Rzczp3b3Jk"}),
-])
+@pytest.mark.parametrize(
+    "defaults, own, expected",
+    [
+        ("custom_headers: ['A: 1', 'B: 2']", "custom_headers: ['C: 3']", {"A": "1", "B": "2", "C": "3"}),
+        ("custom_headers: ['A: 1', 'B: 2']", "custom_headers: ['a: 9']", {"B": "2", "a": "9"}),
+        ("custom_headers: ['A: 1']", "custom_headers: []", {"A": "1"}),
+        ("custom_headers: ['A: 1', 'B: 2', 'a: 3']", "method: POST", {"B": "2", "a": "3"}),
+        ("method: POST", "custom_headers: ['A:', 'B :  x:y ']", {"A": "", "B": "x:y"}),
+        ("http_auth_basic: 'u:p'", "custom_headers: ['A: 1']", {"A": "1", "Authorization": "Basic dTpw"}),
+        ("http_auth_basic: 'u:p'", "custom_headers: ['authorization: Bearer t']", {"authorization": "Bearer t"}),
+        (
+            "custom_headers: ['Authorization: Bearer t', 'A: 1']",
+            "http_auth_basic: 'u:p'",
+            {"A": "1", "Authorization": "Basic dTpw"},
+        ),
+        ("custom_headers: ['Authorization: Bearer t']", "http_auth_basic: ''", {}),
+        ("http_auth_basic: 'u:p'", "http_auth_basic: ''", {}),
+        ("http_auth_basic: 'u:p'", "http_auth_basic: 'x:y'", {"Authorization": "Basic eDp5"}),
+        ("http_auth_basic: 'u:p'", "method: POST", {"Authorization": "Basic dTpw"}),
+        (
+            "method: POST",
+            "{http_auth_basic: 'u:p', custom_headers: ['Authorization: Bearer t']}",
+            {"Authorization": "Bearer t"},
+        ),
+        ("http_auth_basic: 'user:p\u00e4ss:word'", "method: POST", {"Authorization": "Basic dXNlcjpww6Rzczp3b3Jk"}),
+    ],
+)
 def test_headers_are_put_together(defaults: str, own: str, expected: dict[str, str], accepted: Any) -> None:
     own = own.strip("{}")
     loaded = accepted(f"socket_maps: {{defaults: {{{defaults}}}, a: {{target: 'http://h/', value_field: v, {own}}}}}")
@@ -94,8 +110,10 @@ def test_a_mistake_in_the_defaults_is_told_once_and_nothing_follows_from_it(refu
 
 def test_pools(accepted: Any) -> None:
     def pools(pool: str, listener: str = "") -> tuple[Pool, Pool | None]:
-        server = accepted(f"server:\n  {pool}\n  listen: [{{kind: socket_map, name: a, port: 1{listener}}}]\n"
-                          "socket_maps: {a: {target: 'http://h/', value_field: v}}").settings.server
+        server = accepted(
+            f"server:\n  {pool}\n  listen: [{{kind: socket_map, name: a, port: 1{listener}}}]\n"
+            "socket_maps: {a: {target: 'http://h/', value_field: v}}"
+        ).settings.server
         return server.worker_pool, server.listen[0].worker_pool
 
     usual = max(8, 2 * len(os.sched_getaffinity(0)))
@@ -103,14 +121,18 @@ def test_pools(accepted: Any) -> None:
     assert pools("worker_pool: {max_workers: 3}") == (Pool(3, 30, 0), None)
     assert pools("worker_pool: {max_queue: 7}") == (Pool(usual, 7, 0), None)
     assert pools("worker_pool: {max_requests: 9}", ", worker_pool: {max_workers: 2}")[1] == Pool(2, 20, 9)
-    assert pools("worker_pool: {max_requests: 9}", ", worker_pool: {max_workers: 2, max_queue: 5, max_requests: 0}")[1] == Pool(2, 5, 0)
+    assert pools("worker_pool: {max_requests: 9}", ", worker_pool: {max_workers: 2, max_queue: 5, max_requests: 0}")[
+        1
+    ] == Pool(2, 5, 0)
     assert pools("worker_pool:", ", worker_pool: ")[1] is None
 
 
 def test_timeouts(accepted: Any) -> None:
-    text = ("server: {http_client: {timeout: 20s}, listen: [{kind: socket_map, name: a, port: 1}]}\n"
-            "socket_maps: {a: {target: 'http://h/', value_field: v}, b: {target: 'http://h/', value_field: v, timeout: 1500ms}}\n"
-            "dovecot_sasl: {a: {target: 'http://h/'}, b: {target: 'http://h/', timeout: 3}}\n")
+    text = (
+        "server: {http_client: {timeout: 20s}, listen: [{kind: socket_map, name: a, port: 1}]}\n"
+        "socket_maps: {a: {target: 'http://h/', value_field: v}, b: {target: 'http://h/', value_field: v, timeout: 1500ms}}\n"
+        "dovecot_sasl: {a: {target: 'http://h/'}, b: {target: 'http://h/', timeout: 3}}\n"
+    )
     loaded = accepted(text)
     assert [entry(loaded, name).timeout for name in "ab"] == [20, 1.5]
     assert [entry(loaded, name, "dovecot_sasl").timeout for name in "ab"] == [8, 3]

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pfxhttpd.config import duration, environment, schema, settings
+from pfxhttpd.config import environment, schema, settings, values
 from pfxhttpd.config.load import load_text
-from pfxhttpd.config.node import Node, Place
+from pfxhttpd.config.node import Location, Node
 
 
 def parts(part: dict[str, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -57,14 +57,15 @@ def test_every_default_is_valid(path: str) -> None:
     assert not list(validator.iter_errors(part["default"]))
     if "duration" in part:
         bounds = part["duration"]
-        assert duration.seconds(bounds["minimum"]) <= duration.seconds(part["default"]) <= duration.seconds(bounds["maximum"])
+        assert values.seconds(bounds["minimum"]) <= values.seconds(part["default"]) <= values.seconds(bounds["maximum"])
 
 
 def test_the_settings_fall_back_to_what_the_schema_declares(accepted: Any) -> None:
     loaded = accepted(
         "socket_maps: {a: {target: 'http://h/', value_field: v}}\n"
         "policy_services: {a: {target: 'http://h/', value_field: v}}\n"
-        "dovecot_sasl: {a: {target: 'http://h/'}}\n").settings
+        "dovecot_sasl: {a: {target: 'http://h/'}}\n"
+    ).settings
     plain = dataclasses.replace(loaded.server, listen=(), worker_pool=settings.Pool(8, 80))
     assert plain == settings.Server()
     for kind in settings.SECTIONS:
@@ -77,7 +78,7 @@ def test_the_spec_s_defaults(accepted: Any) -> None:
     assert server.socketmap_max_reply_size == 100_000
     assert server.client_idle_timeout == 3600
     assert server.shutdown_timeout == 30
-    assert server.response_cache == settings.ResponseCache(False, 300, 10_000)
+    assert server.response_cache == settings.ResponseCacheSettings(False, 300, 10_000)
     assert server.circuit_breaker == settings.CircuitBreaker(5, 5)
     assert server.http_client.timeout == 60
     assert server.logging == settings.Logging(False, "info", False, "")
@@ -85,11 +86,11 @@ def test_the_spec_s_defaults(accepted: Any) -> None:
 
 
 def test_homes_of_keys() -> None:
-    assert schema.homes()["ttl"] == ("server.response_cache",)
-    assert schema.homes()["temporary_failure"] == ("dovecot_sasl.<name>",)
-    assert schema.homes()["mode"] == ("server.listen[]",)
-    assert schema.homes()["server"] == ("the top level",)
-    assert "defaults" not in schema.homes()
+    assert schema.key_locations()["ttl"] == ("server.response_cache",)
+    assert schema.key_locations()["temporary_failure"] == ("dovecot_sasl.<name>",)
+    assert schema.key_locations()["mode"] == ("server.listen[]",)
+    assert schema.key_locations()["server"] == ("the top level",)
+    assert "defaults" not in schema.key_locations()
 
 
 def test_what_may_stand_at_a_path() -> None:
@@ -101,15 +102,22 @@ def test_what_may_stand_at_a_path() -> None:
 
 
 def test_every_single_value_of_server_has_a_variable() -> None:
-    single = {path for path, part in PARTS.items() if path.startswith("server.") and not path.startswith("server.listen")
-              and not {"object", "array"} & set(schema.types(part))}
+    single = {
+        path
+        for path, part in PARTS.items()
+        if path.startswith("server.")
+        and not path.startswith("server.listen")
+        and not {"object", "array"} & set(schema.types(part))
+    }
     assert {".".join(map(str, path)) for path in environment.variables().values()} == single
     assert environment.variables()["PFXHTTP_SERVER_TLS_ROOT_CA"] == ("server", "tls", "root_ca")
-    root = Node({}, (), Place("f"), Place("f"))
-    assert not environment.override(root, {name: "1" for name in environment.variables()})
+    root = Node({}, (), Location("f"), Location("f"))
+    assert not environment.override(root, dict.fromkeys(environment.variables(), "1"))
 
 
 def test_the_schema_may_be_named_in_the_file() -> None:
-    text = '{"$schema": "https://example.org/s.json", "server": {"listen": [{"kind": "socket_map", "name": "a", "port": 1}]},' \
-           '"socket_maps": {"a": {"target": "http://h/", "value_field": "v"}}}'
+    text = (
+        '{"$schema": "https://example.org/s.json", "server": {"listen": [{"kind": "socket_map", "name": "a", "port": 1}]},'
+        '"socket_maps": {"a": {"target": "http://h/", "value_field": "v"}}}'
+    )
     load_text(text, "f", "json", {})

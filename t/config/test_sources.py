@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pfxhttpd.config import source
+from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
-from pfxhttpd.config.node import DEEPEST, Node, dotted
-from pfxhttpd.config.problem import Invalid
+from pfxhttpd.config.node import MAX_DEPTH, Node, dotted
 
 Refused = Callable[..., list[str]]
 
@@ -35,7 +35,7 @@ def places(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
 
 def reason(text: str | bytes, form: str = "yaml") -> str:
     """The one line that a text which cannot be read gets."""
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         source.parse(source.decode(text.encode() if isinstance(text, str) else text, "f"), "f", form)
     (problem,) = caught.value.problems
     assert "\n" not in str(problem)
@@ -45,19 +45,29 @@ def reason(text: str | bytes, form: str = "yaml") -> str:
 def test_yaml_places() -> None:
     text = 'server:\n  listen:\n  - kind: x\n    "port":   5\n  flow: {a: [1, two]}\n'
     assert places(text, "yaml") == {
-        "server": (1, 1, 2, 3), "server.listen": (2, 3, 3, 3), "server.listen[0]": (3, 5, 3, 5),
-        "server.listen[0].kind": (3, 5, 3, 11), "server.listen[0].port": (4, 5, 4, 15),
-        "server.flow": (5, 3, 5, 9), "server.flow.a": (5, 10, 5, 13),
-        "server.flow.a[0]": (5, 14, 5, 14), "server.flow.a[1]": (5, 17, 5, 17),
+        "server": (1, 1, 2, 3),
+        "server.listen": (2, 3, 3, 3),
+        "server.listen[0]": (3, 5, 3, 5),
+        "server.listen[0].kind": (3, 5, 3, 11),
+        "server.listen[0].port": (4, 5, 4, 15),
+        "server.flow": (5, 3, 5, 9),
+        "server.flow.a": (5, 10, 5, 13),
+        "server.flow.a[0]": (5, 14, 5, 14),
+        "server.flow.a[1]": (5, 17, 5, 17),
     }
 
 
 def test_json_places() -> None:
     text = '{"server":\n\t{"a\\"b": [1, {"two" : 2.5e0}, "]"],\n  "\u00fc": {}, "x": []}}'
     assert places(text, "json") == {
-        "server": (1, 2, 2, 2), 'server."a\\"b"': (2, 3, 2, 11), 'server."a\\"b"[0]': (2, 12, 2, 12),
-        'server."a\\"b"[1]': (2, 15, 2, 15), 'server."a\\"b"[1].two': (2, 16, 2, 24), 'server."a\\"b"[2]': (2, 32, 2, 32),
-        'server."\u00fc"': (3, 3, 3, 8), "server.x": (3, 12, 3, 17),
+        "server": (1, 2, 2, 2),
+        'server."a\\"b"': (2, 3, 2, 11),
+        'server."a\\"b"[0]': (2, 12, 2, 12),
+        'server."a\\"b"[1]': (2, 15, 2, 15),
+        'server."a\\"b"[1].two': (2, 16, 2, 24),
+        'server."a\\"b"[2]': (2, 32, 2, 32),
+        'server."\u00fc"': (3, 3, 3, 8),
+        "server.x": (3, 12, 3, 17),
     }
 
 
@@ -82,13 +92,26 @@ port = 1979-05-27 07:32:00
 
 def test_toml_places() -> None:
     assert places(TOML, "toml") == {
-        "top": (2, 1, 2, 7), "server": (3, 2, 3, 2), 'server."quo.ted"': (4, 1, 4, 13), "server.a": (7, 1, 7, 1),
-        "server.a.b": (7, 1, 7, 7), "server.a.b[0]": (7, 9, 7, 9), "server.a.b[1]": (8, 3, 8, 3),
-        "server.a.b[2]": (8, 8, 8, 8), "server.a.b[2].c": (8, 10, 8, 14), "server.a.b[2].d": (8, 19, 8, 19),
-        "server.a.b[2].d.e": (8, 19, 8, 25), "server.listen": (9, 3, 9, 3), "server.listen[0]": (9, 3, 9, 3),
-        "server.listen[0].port": (10, 1, 10, 8), "server.listen[0].worker_pool": (11, 2, 11, 2),
-        "server.listen[0].worker_pool.max": (12, 1, 12, 7), "server.listen[1]": (13, 3, 13, 3),
-        "server.listen[1].port": (14, 1, 14, 8), "other": (15, 3, 15, 3), "other.x": (15, 3, 15, 3),
+        "top": (2, 1, 2, 7),
+        "server": (3, 2, 3, 2),
+        'server."quo.ted"': (4, 1, 4, 13),
+        "server.a": (7, 1, 7, 1),
+        "server.a.b": (7, 1, 7, 7),
+        "server.a.b[0]": (7, 9, 7, 9),
+        "server.a.b[1]": (8, 3, 8, 3),
+        "server.a.b[2]": (8, 8, 8, 8),
+        "server.a.b[2].c": (8, 10, 8, 14),
+        "server.a.b[2].d": (8, 19, 8, 19),
+        "server.a.b[2].d.e": (8, 19, 8, 25),
+        "server.listen": (9, 3, 9, 3),
+        "server.listen[0]": (9, 3, 9, 3),
+        "server.listen[0].port": (10, 1, 10, 8),
+        "server.listen[0].worker_pool": (11, 2, 11, 2),
+        "server.listen[0].worker_pool.max": (12, 1, 12, 7),
+        "server.listen[1]": (13, 3, 13, 3),
+        "server.listen[1].port": (14, 1, 14, 8),
+        "other": (15, 3, 15, 3),
+        "other.x": (15, 3, 15, 3),
     }
 
 
@@ -107,7 +130,12 @@ four: *one
 """
     root, problems = source.parse(text, "f", "yaml")
     assert not problems
-    assert root.plain() == {"one": {"a": 1, "b": 2}, "two": {"a": 1, "b": 3}, "three": {"a": 5, "b": 4, "c": 6}, "four": {"a": 1, "b": 2}}
+    assert root.plain() == {
+        "one": {"a": 1, "b": 2},
+        "two": {"a": 1, "b": 3},
+        "three": {"a": 5, "b": 4, "c": 6},
+        "four": {"a": 1, "b": 2},
+    }
     assert root.get("two", "a").at[1:] == (1, 15), "a merged value stands where it was written"
 
 
@@ -116,22 +144,41 @@ def test_yaml_types() -> None:
     root, problems = source.parse(text, "f", "yaml")
     assert not problems
     assert root.plain() == {
-        "a": True, "b": False, "c": 31, "d": "1e3", "e": None, "f": "2020-01-01", "g": 1.5, "h": "5", "i": "5", "j": "=",
-        "k": 754, "l": float("inf"), "1": "m", "yes": "n",
+        "a": True,
+        "b": False,
+        "c": 31,
+        "d": "1e3",
+        "e": None,
+        "f": "2020-01-01",
+        "g": 1.5,
+        "h": "5",
+        "i": "5",
+        "j": "=",
+        "k": 754,
+        "l": float("inf"),
+        "1": "m",
+        "yes": "n",
     }
 
 
-@pytest.mark.parametrize("text, form, line", [
-    ("server:\n  a: 1\n  b: 2\n  a: 3\n", "yaml", "4:3: server.a: given twice; the first is in line 2"),
-    ("server: {a: 1}\nserver: 2\n", "yaml", "2:1: server: given twice; the first is in line 1"),
-    ("server: &x {a: 1, a: 2}\ny: *x\nz: {<<: *x}", "yaml", "1:19: server.a: given twice; the first is in line 1"),
-    ('{"server": {"a": 1,\n "a": 1}}', "json", "2:2: server.a: given twice; the first is in line 1"),
-    ('{"a": 1,\n "\\u0061": 1}', "json", "2:2: a: given twice; the first is in line 1"),
-    ("[server]\na = 1\n[x]\n[server]\n", "toml", "4:2: server: given twice; the first is in line 1"),
-    ("[server]\na = 1\nb = 1\n\"a\" = 2\n", "toml", "4:1: server.a: given twice; the first is in line 2"),
-    ("[server]\nx = {a.b = 1,\t'a'.b = 2}\n", "toml", "2:15: server.x.a.b: given twice; the first is in line 2"),
-    ("[[server]]\na = 1\n[[server]]\na = 1\n[server.b]\n[server.b]", "toml", "6:2: server[1].b: given twice; the first is in line 5"),
-])
+@pytest.mark.parametrize(
+    "text, form, line",
+    [
+        ("server:\n  a: 1\n  b: 2\n  a: 3\n", "yaml", "4:3: server.a: given twice; the first is in line 2"),
+        ("server: {a: 1}\nserver: 2\n", "yaml", "2:1: server: given twice; the first is in line 1"),
+        ("server: &x {a: 1, a: 2}\ny: *x\nz: {<<: *x}", "yaml", "1:19: server.a: given twice; the first is in line 1"),
+        ('{"server": {"a": 1,\n "a": 1}}', "json", "2:2: server.a: given twice; the first is in line 1"),
+        ('{"a": 1,\n "\\u0061": 1}', "json", "2:2: a: given twice; the first is in line 1"),
+        ("[server]\na = 1\n[x]\n[server]\n", "toml", "4:2: server: given twice; the first is in line 1"),
+        ('[server]\na = 1\nb = 1\n"a" = 2\n', "toml", "4:1: server.a: given twice; the first is in line 2"),
+        ("[server]\nx = {a.b = 1,\t'a'.b = 2}\n", "toml", "2:15: server.x.a.b: given twice; the first is in line 2"),
+        (
+            "[[server]]\na = 1\n[[server]]\na = 1\n[server.b]\n[server.b]",
+            "toml",
+            "6:2: server[1].b: given twice; the first is in line 5",
+        ),
+    ],
+)
 def test_a_key_given_twice(text: str, form: str, line: str, refused: Refused) -> None:
     twice = [problem for problem in refused(text, form) if "twice" in problem]
     assert twice == [line]
@@ -141,64 +188,105 @@ def test_every_key_given_twice_is_told_in_toml(refused: Refused) -> None:
     assert len(refused("[server]\na = 1\na = 2\nb = 1\nb = 2\n", "toml")) == 2
 
 
-@pytest.mark.parametrize("text, form, line", [
-    ("server:\n\tlisten: 5\n", "yaml", "f:2:1: not valid YAML: a character that cannot begin a value here (quote it; indent with spaces, not tabs)"),
-    ("server: a: b\n", "yaml", "f:1:10: not valid YAML: a colon is not allowed here (is the indentation right, or are quotes missing?)"),
-    ("server:\n  - a\n b: c\n", "yaml", "f:3:2: not valid YAML: expected <block end>, but found '<block mapping start>'"),
-    ("a: 'open\n\nend", "yaml", "f:3:4: not valid YAML: found unexpected end of stream"),
-    ("a: *secret\n", "yaml", "f:1:4: not valid YAML: an undefined alias (a value that begins with * must be in quotes)"),
-    ("a: 1\n---\nb: 1\n", "yaml", "f:2:1: not valid YAML: a second document begins here; only one is allowed"),
-    ("a: 1\nb: \x07\n", "yaml", "f:2:4: not valid YAML: the character U+0007 is not allowed"),
-    ('a: "\\UFFFFFFFF"\n', "yaml", "f:1:7: not valid YAML: an escape that names no character"),
-    ('{"a": 1, ,', "json", "f:1:10: not valid JSON: expecting property name enclosed in double quotes"),
-    ('{"a": 1\n "b": 2}', "json", "f:2:2: not valid JSON: expecting ',' delimiter"),
-    ("{'a': 1}", "json", "f:1:2: not valid JSON: expecting property name enclosed in double quotes"),
-    ('{"a": "x\ny"}', "json", "f:1:9: not valid JSON: invalid control character at"),
-    ('{"a":\n NaN}', "json", "f:2:2: not valid JSON: NaN is no value"),
-    ('{"a": 1} x', "json", "f:1:10: not valid JSON: extra data"),
-    ("[server\na = 1", "toml", "f:1:8: not valid TOML: expected ']' at the end of a table declaration"),
-    ("a = 1\nb 2", "toml", "f:2:3: not valid TOML: expected '=' after a key in a key/value pair"),
-    ("a = \"", "toml", "f:1:6: not valid TOML: unterminated string"),
-    ("a = 'x\n'", "toml", "f:1:7: not valid TOML: found invalid character '\\n'"),
-    ("", "yaml", "f:1:1: the file is empty"),
-    ("# nothing\n", "yaml", "f:1:1: the file is empty"),
-    ("  \n", "json", "f:1:1: the file is empty"),
-    ("# nothing\n", "toml", "f:1:1: the file is empty"),
-    ("- a\n", "yaml", "f:1:1: expected a mapping of settings, such as `server:`"),
-    ("\n  [1]", "json", "f:2:3: expected a mapping of settings, such as `server:`"),
-    (b"ok: 1\nx: \xc3\xbc\xff\n", "yaml", "f:2:5: not UTF-8 text"),
-    (b"ok: 1\nx: a\0b\n", "yaml", "f:2:5: holds a NUL byte"),
-    ("a = " + "9" * 5000, "toml", "f:1:1: not valid TOML: a number with too many digits"),
-])
+@pytest.mark.parametrize(
+    "text, form, line",
+    [
+        (
+            "server:\n\tlisten: 5\n",
+            "yaml",
+            "f:2:1: not valid YAML: a character that cannot begin a value here (quote it; indent with spaces, not tabs)",
+        ),
+        (
+            "server: a: b\n",
+            "yaml",
+            "f:1:10: not valid YAML: a colon is not allowed here (is the indentation right, or are quotes missing?)",
+        ),
+        (
+            "server:\n  - a\n b: c\n",
+            "yaml",
+            "f:3:2: not valid YAML: expected <block end>, but found '<block mapping start>'",
+        ),
+        ("a: 'open\n\nend", "yaml", "f:3:4: not valid YAML: found unexpected end of stream"),
+        (
+            "a: *secret\n",
+            "yaml",
+            "f:1:4: not valid YAML: an undefined alias (a value that begins with * must be in quotes)",
+        ),
+        ("a: 1\n---\nb: 1\n", "yaml", "f:2:1: not valid YAML: a second document begins here; only one is allowed"),
+        ("a: 1\nb: \x07\n", "yaml", "f:2:4: not valid YAML: the character U+0007 is not allowed"),
+        ('a: "\\UFFFFFFFF"\n', "yaml", "f:1:7: not valid YAML: an escape that names no character"),
+        ('{"a": 1, ,', "json", "f:1:10: not valid JSON: expecting property name enclosed in double quotes"),
+        ('{"a": 1\n "b": 2}', "json", "f:2:2: not valid JSON: expecting ',' delimiter"),
+        ("{'a': 1}", "json", "f:1:2: not valid JSON: expecting property name enclosed in double quotes"),
+        ('{"a": "x\ny"}', "json", "f:1:9: not valid JSON: invalid control character at"),
+        ('{"a":\n NaN}', "json", "f:2:2: not valid JSON: NaN is no value"),
+        ('{"a": 1} x', "json", "f:1:10: not valid JSON: extra data"),
+        ("[server\na = 1", "toml", "f:1:8: not valid TOML: expected ']' at the end of a table declaration"),
+        ("a = 1\nb 2", "toml", "f:2:3: not valid TOML: expected '=' after a key in a key/value pair"),
+        ('a = "', "toml", "f:1:6: not valid TOML: unterminated string"),
+        ("a = 'x\n'", "toml", "f:1:7: not valid TOML: found invalid character '\\n'"),
+        ("", "yaml", "f:1:1: the file is empty"),
+        ("# nothing\n", "yaml", "f:1:1: the file is empty"),
+        ("  \n", "json", "f:1:1: the file is empty"),
+        ("# nothing\n", "toml", "f:1:1: the file is empty"),
+        ("- a\n", "yaml", "f:1:1: expected a mapping of settings, such as `server:`"),
+        ("\n  [1]", "json", "f:2:3: expected a mapping of settings, such as `server:`"),
+        (b"ok: 1\nx: \xc3\xbc\xff\n", "yaml", "f:2:5: not UTF-8 text"),
+        (b"ok: 1\nx: a\0b\n", "yaml", "f:2:5: holds a NUL byte"),
+        ("a = " + "9" * 5000, "toml", "f:1:1: not valid TOML: a number with too many digits"),
+    ],
+)
 def test_what_cannot_be_read_gets_one_line(text: str | bytes, form: str, line: str) -> None:
     assert reason(text, form) == line
 
 
-@pytest.mark.parametrize("form, opening, closing", [
-    ("yaml", "a: " + "[" * 2000, ""), ("yaml", "a: " + "{x: " * DEEPEST, ""), ("yaml", "- " * 2000 + "a", ""),
-    ("json", '{"a": ' + "[" * 100_000, ""), ("json", '{"a": ' * (DEEPEST + 1), "}" * (DEEPEST + 1)),
-    ("toml", "a = " + "[" * 5000, "]" * 5000), ("toml", "a = " + "[" * (DEEPEST + 1), "]" * (DEEPEST + 1)),
-    ("toml", "a = " + "{b = " * 5000, "}" * 5000), ("toml", "a." * 500_000, "a = 1"), ("toml", "[" + "a." * 500_000, "a]"),
-])
+@pytest.mark.parametrize(
+    "form, opening, closing",
+    [
+        ("yaml", "a: " + "[" * 2000, ""),
+        ("yaml", "a: " + "{x: " * MAX_DEPTH, ""),
+        ("yaml", "- " * 2000 + "a", ""),
+        ("json", '{"a": ' + "[" * 100_000, ""),
+        ("json", '{"a": ' * (MAX_DEPTH + 1), "}" * (MAX_DEPTH + 1)),
+        ("toml", "a = " + "[" * 5000, "]" * 5000),
+        ("toml", "a = " + "[" * (MAX_DEPTH + 1), "]" * (MAX_DEPTH + 1)),
+        ("toml", "a = " + "{b = " * 5000, "}" * 5000),
+        ("toml", "a." * 500_000, "a = 1"),
+        ("toml", "[" + "a." * 500_000, "a]"),
+    ],
+)
 def test_deep_nesting_gets_one_line(form: str, opening: str, closing: str) -> None:
-    assert f"not valid {form.upper()}: nested more than {DEEPEST} levels deep" in reason(opening + closing, form)
+    assert f"not valid {form.upper()}: nested more than {MAX_DEPTH} levels deep" in reason(opening + closing, form)
 
 
-@pytest.mark.parametrize("form, text", [("json", '"' * 1_000_000), ("json", '"\\' * 500_000), ("json", '["' * 500_000), ("toml", "a = " + '"' * 1_000_001), ("toml", 'a = """' + "\\" * 999_999)])
+@pytest.mark.parametrize(
+    "form, text",
+    [
+        ("json", '"' * 1_000_000),
+        ("json", '"\\' * 500_000),
+        ("json", '["' * 500_000),
+        ("toml", "a = " + '"' * 1_000_001),
+        ("toml", 'a = """' + "\\" * 999_999),
+    ],
+)
 def test_endless_strings_are_read_in_time(form: str, text: str) -> None:
     assert f"not valid {form.upper()}: " in reason(text, form)
 
 
 def test_as_deep_as_allowed_is_read() -> None:
-    deep = DEEPEST - 2
-    for form, text in (("yaml", "a: " + "[" * deep + "]" * deep), ("json", '{"a": ' + "[" * deep + "]" * deep + "}"),
-                       ("toml", "a = " + "[" * deep + "]" * deep)):
+    deep = MAX_DEPTH - 2
+    for form, text in (
+        ("yaml", "a: " + "[" * deep + "]" * deep),
+        ("json", '{"a": ' + "[" * deep + "]" * deep + "}"),
+        ("toml", "a = " + "[" * deep + "]" * deep),
+    ):
         source.parse(text, "f", form)
 
 
 def test_aliases_that_expand_without_end() -> None:
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+    )
     assert "more than 50000 values, aliases expanded" in reason(laughs)
     assert "nested more than" in reason("a: &a [*a]")
     assert "nested more than" in reason("a: &a {b: *a}")
@@ -206,7 +294,20 @@ def test_aliases_that_expand_without_end() -> None:
     assert "nested more than" in reason(chain)
 
 
-@pytest.mark.parametrize("value", ["!python/object:os.system x", "!!python/name:os.system ''", "!!binary aGk=", "!!set {a}", "!!omap [a: 1]", "!secret", "!!int abc", "!!bool maybe", "!!int ''"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!python/object:os.system x",
+        "!!python/name:os.system ''",
+        "!!binary aGk=",
+        "!!set {a}",
+        "!!omap [a: 1]",
+        "!secret",
+        "!!int abc",
+        "!!bool maybe",
+        "!!int ''",
+    ],
+)
 def test_no_tag_makes_anything(value: str, refused: Refused) -> None:
     text = f"server:\n  listen: [{{kind: socket_map, name: a, port: 1}}]\n  chroot: {value}\nsocket_maps: {{a: {{target: 'http://h/', value_field: v}}}}\n"
     (line,) = refused(text)
@@ -218,10 +319,16 @@ def test_odd_yaml_keys_are_reported(text: str, refused: Refused) -> None:
     assert refused(f"server: {text}\n")[0].startswith("1:")
 
 
-@pytest.mark.parametrize("form, text", [
-    ("json", '{"server": {"chroot": "\\ud800"}}'), ("json", '{"server": {"chroot": "/\\u0000"}}'),
-    ("yaml", 'server: {"\\ud800": 1}'), ("yaml", 'server: {chroot: "\\0"}'), ("toml", 'server = {chroot = "\\u0000"}'),
-])
+@pytest.mark.parametrize(
+    "form, text",
+    [
+        ("json", '{"server": {"chroot": "\\ud800"}}'),
+        ("json", '{"server": {"chroot": "/\\u0000"}}'),
+        ("yaml", 'server: {"\\ud800": 1}'),
+        ("yaml", 'server: {chroot: "\\0"}'),
+        ("toml", 'server = {chroot = "\\u0000"}'),
+    ],
+)
 def test_texts_that_nothing_can_carry(form: str, text: str, refused: Refused) -> None:
     assert any("must not hold U+0000 or half a surrogate pair" in line for line in refused(text, form))
 
@@ -244,7 +351,7 @@ def test_the_largest_file(tmp_path: Path) -> None:
     path.write_bytes(b"#" * source.LARGEST)
     assert len(source.read(str(path))) == source.LARGEST
     path.write_bytes(b"#" * (source.LARGEST + 1))
-    with pytest.raises(Invalid, match="larger than 1 MiB"):
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
         source.read(str(path))
 
 
@@ -252,16 +359,25 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
     assert source.decode(b"\xef\xbb\xbfa: 1", "f") == "a: 1"
 
 
-@pytest.mark.parametrize("name, named, expected", [
-    ("x.yml", None, "yaml"), ("x.yaml", None, "yaml"), ("x.json", None, "json"), ("x.TOML", None, "toml"), ("x.conf", None, "yaml"),
-    ("x", None, "yaml"), ("x.json", "toml", "toml"), ("x.yml", "json", "json"),
-])
+@pytest.mark.parametrize(
+    "name, named, expected",
+    [
+        ("x.yml", None, "yaml"),
+        ("x.yaml", None, "yaml"),
+        ("x.json", None, "json"),
+        ("x.TOML", None, "toml"),
+        ("x.conf", None, "yaml"),
+        ("x", None, "yaml"),
+        ("x.json", "toml", "toml"),
+        ("x.yml", "json", "json"),
+    ],
+)
 def test_the_format_is_the_named_one_or_the_extension(name: str, named: str | None, expected: str) -> None:
     assert source.chosen_format(name, named) == expected
 
 
 def unreadable(path: str) -> str:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(path, None, {})
     return str(caught.value)
 
@@ -280,12 +396,18 @@ def test_the_places_are_searched_in_order(tmp_path: Path) -> None:
     home, cwd = tmp_path / "home", tmp_path / "cwd"
     (home / ".pfxhttp").mkdir(parents=True)
     cwd.mkdir()
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ConfigError) as caught:
         source.search(str(home), str(cwd))
     assert str(caught.value) == (
         "no configuration file: looked for pfxhttp.yml (or .yaml, .toml, .json) in /usr/local/etc/pfxhttp, /etc/pfxhttp, "
-        f"{home}/.pfxhttp, {cwd}; name one with --config")
-    for path in (cwd / "pfxhttp.json", cwd / "pfxhttp.yaml", home / ".pfxhttp/pfxhttp.toml", home / ".pfxhttp/pfxhttp.yml"):
+        f"{home}/.pfxhttp, {cwd}; name one with --config"
+    )
+    for path in (
+        cwd / "pfxhttp.json",
+        cwd / "pfxhttp.yaml",
+        home / ".pfxhttp/pfxhttp.toml",
+        home / ".pfxhttp/pfxhttp.yml",
+    ):
         path.write_text("")
         assert source.search(str(home), str(cwd)) == str(path)
     os.remove(home / ".pfxhttp/pfxhttp.yml")

@@ -11,13 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.config.lines import Lines
-from pfxhttpd.config.toml_scan import Scan
+from pfxhttpd.config.errors import LineIndex
+from pfxhttpd.config.toml_format import Scan
 
 KEYS = st.sampled_from(["a", "b-1", "", "x y", "]", "#", "a.b", '"', "'", "\u00fc", "0", "true"])
-TEXTS = st.sampled_from(["", "[a]", "x = 1", "# no", "]", "}", ",", '"', "'''", '"""', "\\", "two\nlines", "\u00e9\U0001f600", "a = [\n"])
+TEXTS = st.sampled_from(
+    ["", "[a]", "x = 1", "# no", "]", "}", ",", '"', "'''", '"""', "\\", "two\nlines", "\u00e9\U0001f600", "a = [\n"]
+)
 SCALARS = st.integers(-99, 99) | st.booleans() | st.sampled_from([1.5, -0.25, 1e30]) | TEXTS
-VALUES = st.recursive(SCALARS, lambda below: st.lists(below, max_size=3) | st.dictionaries(KEYS, below, max_size=3), max_leaves=12)
+VALUES = st.recursive(
+    SCALARS, lambda below: st.lists(below, max_size=3) | st.dictionaries(KEYS, below, max_size=3), max_leaves=12
+)
 DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
@@ -48,7 +52,15 @@ class Writer:
             return self.text(value)
         if isinstance(value, list):
             gap = self.choose("", " ", "\n", " # ]\n", "\r\n\t")
-            return "[" + gap + f"{gap},{gap}".join(map(self.value, value)) + gap + (self.choose("", ",") if value else "") + gap + "]"
+            return (
+                "["
+                + gap
+                + f"{gap},{gap}".join(map(self.value, value))
+                + gap
+                + (self.choose("", ",") if value else "")
+                + gap
+                + "]"
+            )
         if isinstance(value, dict):
             return "{" + ", ".join(self.pair(key, below) for key, below in value.items()) + "}"
         return json.dumps(value)
@@ -67,8 +79,15 @@ class Writer:
             header = ".".join(map(self.key, (*path, key)))
             if isinstance(below, dict) and self.choose(True, False):
                 tables.append(f"[{header}]{self.choose('', ' # x')}\n{self.document(below, (*path, key))}")
-            elif isinstance(below, list) and below and all(isinstance(item, dict) for item in below) and self.choose(True, False):
-                tables += [f"{self.choose('', '  ')}[[ {header}]]\n{self.document(item, (*path, key))}" for item in below]
+            elif (
+                isinstance(below, list)
+                and below
+                and all(isinstance(item, dict) for item in below)
+                and self.choose(True, False)
+            ):
+                tables += [
+                    f"{self.choose('', '  ')}[[ {header}]]\n{self.document(item, (*path, key))}" for item in below
+                ]
             else:
                 plain.append(self.pair(key, below) + self.choose("\n", " # [x]\n", "\n\n", "\r\n"))
         return "".join(plain + tables)
@@ -86,7 +105,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.DataObject) -> None:
     text = Writer(data.draw).document(document)
     assert tomllib.loads(text) == document
-    scan = Scan(text, Lines(text, "f"))
+    scan = Scan(text, LineIndex(text, "f"))
     scan.run()
     assert not scan.problems and not scan.too_deep
     assert set(scan.marks) == set(paths(document))
@@ -97,6 +116,23 @@ def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.D
             assert lines[mark.at.line - 1].startswith(mark.text, mark.at.column - 1)
 
 
-@pytest.mark.parametrize("text", ["a", "a =", "= 1", "a = [1", "a = {b", "[a", "[[a]", "a = \"x", 'a."\\q" = 1', "a = 1 b = 2", "a.. = 1", "{", "a = [1 2]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "a =",
+        "= 1",
+        "a = [1",
+        "a = {b",
+        "[a",
+        "[[a]",
+        'a = "x',
+        'a."\\q" = 1',
+        "a = 1 b = 2",
+        "a.. = 1",
+        "{",
+        "a = [1 2]",
+    ],
+)
 def test_it_stops_quietly_at_what_is_not_toml(text: str) -> None:
-    Scan(text, Lines(text, "f")).run()
+    Scan(text, LineIndex(text, "f")).run()

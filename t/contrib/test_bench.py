@@ -47,7 +47,9 @@ def test_load(generators: dict[str, list[str]], tmp_path: Path, language: str, k
     assert language == "Python" or command[0].endswith("/load"), "it did not compile"
     with servers.backend(tmp_path, delay=0.001, echo=kind != "policy") as behind:
         name, wanted = ("/", "=") if kind == "http" else ("bench", "=" if kind == "map" else "DUNNO")
-        with servers.naive(tmp_path, kind, 4, f"http://127.0.0.1:{behind.port}/") if kind != "http" else behind as server:
+        with (
+            servers.naive(tmp_path, kind, 4, f"http://127.0.0.1:{behind.port}/") if kind != "http" else behind as server
+        ):
             found = measure(command, kind, server.port, 2, 1, 0.5, 0.1, name, wanted, moments.append)
     assert moments == ["begin", "end"]
     assert found["answers"] > 10 and found["rate"] == pytest.approx(found["answers"] / found["seconds"], rel=0.01)
@@ -100,7 +102,10 @@ def test_the_plot_is_xml():
     from plot import nice, rate_over_clients
     from scenes import Sample
 
-    samples = [Sample("naive", "map, 4 clients", 0, {"rate": 1234.0}), Sample("naive", "map, 1 client", 0, {"rate": 9.0})]
+    samples = [
+        Sample("naive", "map, 4 clients", 0, {"rate": 1234.0}),
+        Sample("naive", "map, 1 client", 0, {"rate": 9.0}),
+    ]
     assert ElementTree.fromstring(rate_over_clients(samples)).tag.endswith("svg")
     assert "1234" in rate_over_clients(samples)
     ElementTree.fromstring(rate_over_clients([]))

@@ -8,19 +8,46 @@ import marshal
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from pfxhttpd.wire.dovecot import Connection
-from pfxhttpd.wire.dovecot_line import LIMIT, encode, escape, take_line, unescape, whole
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError
+from pfxhttpd.wire.dovecot import SaslSession
+from pfxhttpd.wire.dovecot_lines import LINE_LIMIT, encode, escape, is_complete, take_line, unescape
 from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS, BadMessage, decode, oauthbearer, plain, xoauth2
 
 ALL = PASSWORDS + TOKENS
 
 fields = some.one_of(
-    some.sampled_from([b"VERSION", b"CPID", b"AUTH", b"CONT", b"CANCEL", b"1", b"2", b"0", b"PLAIN", b"LOGIN", b"XOAUTH2", b"OAUTHBEARER",
-                       b"resp=", b"resp==", b"resp=AHUAcA==", b"AHUAcA==", b"secured", b"rip=\x01t", b"AQ==", b""]),
-    some.binary(max_size=20).map(base64.b64encode), some.binary(max_size=20))
+    some.sampled_from(
+        [
+            b"VERSION",
+            b"CPID",
+            b"AUTH",
+            b"CONT",
+            b"CANCEL",
+            b"1",
+            b"2",
+            b"0",
+            b"PLAIN",
+            b"LOGIN",
+            b"XOAUTH2",
+            b"OAUTHBEARER",
+            b"resp=",
+            b"resp==",
+            b"resp=AHUAcA==",
+            b"AHUAcA==",
+            b"secured",
+            b"rip=\x01t",
+            b"AQ==",
+            b"",
+        ]
+    ),
+    some.binary(max_size=20).map(base64.b64encode),
+    some.binary(max_size=20),
+)
 lines = some.lists(fields, max_size=6).map(b"\t".join)
-streams = some.one_of(some.binary(max_size=400), some.lists(lines, max_size=12).map(lambda parts: b"VERSION\t1\t2\nCPID\t1\n" + b"\n".join(parts) + b"\n"))
+streams = some.one_of(
+    some.binary(max_size=400),
+    some.lists(lines, max_size=12).map(lambda parts: b"VERSION\t1\t2\nCPID\t1\n" + b"\n".join(parts) + b"\n"),
+)
 
 
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
@@ -30,37 +57,45 @@ def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
     """What comes out, attempt by attempt and answer by answer; even serials are let in, odd ones are not."""
-    connection, buffer, out = Connection(ALL), bytearray(), []
+    connection, buffer, out = SaslSession(ALL), bytearray(), []
     for part in parts:
         buffer += part
         while True:
             taken = take_line(buffer)
-            assert whole(buffer) is (taken is not None)
+            assert is_complete(buffer) is (taken is not None)
             if taken is None:
                 break
             if park:
-                connection = Connection.thaw(marshal.loads(marshal.dumps(connection.freeze())), ALL)
+                connection = SaslSession.thaw(marshal.loads(marshal.dumps(connection.freeze())), ALL)
             turn = connection.hear(taken[0])
-            del buffer[:taken[1]]
+            del buffer[: taken[1]]
             out += [turn.send, turn.close]
             if turn.close:
                 return out
             if turn.attempt:
                 out.append(f"{turn.attempt.mechanism} {turn.attempt.user} {turn.attempt.secret}")
-                answer = connection.fail(turn.attempt, "no") if turn.attempt.serial % 2 else connection.succeed(turn.attempt, turn.attempt.user or "x")
+                answer = (
+                    connection.fail(turn.attempt, "no")
+                    if turn.attempt.serial % 2
+                    else connection.succeed(turn.attempt, turn.attempt.user or "x")
+                )
                 assert answer.count(b"\n") == 1
                 out.append(answer)
     return out
 
 
-@given(streams, some.lists(some.integers(min_value=0), max_size=20), some.binary(max_size=30).filter(lambda tail: b"\n" not in tail))
+@given(
+    streams,
+    some.lists(some.integers(min_value=0), max_size=20),
+    some.binary(max_size=30).filter(lambda tail: b"\n" not in tail),
+)
 @settings(max_examples=300, deadline=None)
 def test_pieces_parking_and_a_tail_change_nothing(stream, cuts, tail):
     if not stream.endswith(b"\n"):
         tail = b""  # it would be the end of an unfinished line, which says nothing either way
     expected = serve([stream], False)
     assert serve(pieces(stream, cuts), True) == expected
-    assert serve([stream[at:at + 1] for at in range(len(stream))], False) == expected
+    assert serve([stream[at : at + 1] for at in range(len(stream))], False) == expected
     assert serve([stream + tail], True) == expected
     for item in expected:
         if isinstance(item, bytes) and item:
@@ -79,15 +114,15 @@ def test_a_line_is_what_stands_before_the_first_line_feed(data, more):
         assert taken is None
 
 
-@given(some.integers(LIMIT - 2, LIMIT + 3), some.booleans())
+@given(some.integers(LINE_LIMIT - 2, LINE_LIMIT + 3), some.booleans())
 def test_the_bound_is_exact(length, ended):
     data = b"x" * length + b"\n" * ended
     try:
         taken = take_line(data)
-    except Malformed:
-        assert length > LIMIT
+    except ProtocolError:
+        assert length > LINE_LIMIT
     else:
-        assert length <= LIMIT and taken == ((data[:-1], len(data)) if ended else None)
+        assert length <= LINE_LIMIT and taken == ((data[:-1], len(data)) if ended else None)
 
 
 @given(some.lists(some.binary(max_size=50), min_size=1, max_size=5))
@@ -103,7 +138,17 @@ def test_unescape_takes_anything(data):
     assert len(unescape(data)) <= len(data)
 
 
-@given(some.one_of(some.binary(max_size=100), some.lists(some.sampled_from([b"user=", b"auth=Bearer ", b"n,a=", b"n,,", b",", b"\x01", b"\0", b"x", b"=2C", b"\xff", b"host=h"]), max_size=10).map(b"".join)))
+@given(
+    some.one_of(
+        some.binary(max_size=100),
+        some.lists(
+            some.sampled_from(
+                [b"user=", b"auth=Bearer ", b"n,a=", b"n,,", b",", b"\x01", b"\0", b"x", b"=2C", b"\xff", b"host=h"]
+            ),
+            max_size=10,
+        ).map(b"".join),
+    )
+)
 @settings(max_examples=300)
 def test_messages_are_credentials_or_refused(message):
     for read in (plain, xoauth2, oauthbearer, decode):

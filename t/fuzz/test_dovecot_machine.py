@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pfxhttpd.wire.attempt import Attempt
-from pfxhttpd.wire.dovecot import OPEN_LIMIT, STATE_LIMIT, Connection
+from pfxhttpd.wire.dovecot import OPEN_LIMIT, STATE_LIMIT, SaslSession
+from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS
 
 ALL = PASSWORDS + TOKENS
@@ -22,23 +22,50 @@ OPEN, REFUSED, MAYBE = "open", "refused", "maybe"
 # REFUSED: the error challenge was sent. MAYBE: it was open before the connection had to forget some.
 
 ids = some.integers(1, 5)
-names = some.sampled_from(["alice", "bob", "jürgen@example.org", "a\tb", "a\nOK\t1\tuser=root", "", "x" * 2000, "\x01t"])
+names = some.sampled_from(
+    ["alice", "bob", "jürgen@example.org", "a\tb", "a\nOK\t1\tuser=root", "", "x" * 2000, "\x01t"]
+)
 passwords = some.sampled_from(["p", "", "p\0q", "ß"])
 messages = some.one_of(
-    some.tuples(names, passwords, some.sampled_from(["", "", "alice"])).map(lambda parts: f"{parts[2]}\0{parts[0]}\0{parts[1]}".encode()),
-    names.map(str.encode), passwords.map(str.encode),
-    names.map(lambda name: f"user={name}\x01auth=Bearer t\x01\x01".encode()), names.map(lambda name: f"n,a={name},\x01auth=Bearer t\x01\x01".encode()),
-    some.binary(max_size=8), some.just(b"\x01"), some.just(b"user=u\x01auth=Bearer " + b"t" * 12288 + b"\x01\x01"))
-encoded = some.one_of(messages.map(base64.b64encode), messages.map(base64.b64encode), some.sampled_from([b"", b"=", b"*", b"YQ", b"\x01t", b"YQ==\tx", b"\x00"]))
+    some.tuples(names, passwords, some.sampled_from(["", "", "alice"])).map(
+        lambda parts: f"{parts[2]}\0{parts[0]}\0{parts[1]}".encode()
+    ),
+    names.map(str.encode),
+    passwords.map(str.encode),
+    names.map(lambda name: f"user={name}\x01auth=Bearer t\x01\x01".encode()),
+    names.map(lambda name: f"n,a={name},\x01auth=Bearer t\x01\x01".encode()),
+    some.binary(max_size=8),
+    some.just(b"\x01"),
+    some.just(b"user=u\x01auth=Bearer " + b"t" * 12288 + b"\x01\x01"),
+)
+encoded = some.one_of(
+    messages.map(base64.b64encode),
+    messages.map(base64.b64encode),
+    some.sampled_from([b"", b"=", b"*", b"YQ", b"\x01t", b"YQ==\tx", b"\x00"]),
+)
 mechanisms = some.sampled_from([b"PLAIN", b"LOGIN", b"login", b"XOAUTH2", b"OAUTHBEARER", b"GSSAPI", b"", b"PLA\x00IN"])
-junk = some.lists(some.sampled_from([b"rip=::1", b"secured", b"nologin", b"rip=a\x01tb", b"client_id=" + b"v" * 1000, b"x=\x00", b"", b"service=\xff"]), max_size=4)
+junk = some.lists(
+    some.sampled_from(
+        [
+            b"rip=::1",
+            b"secured",
+            b"nologin",
+            b"rip=a\x01tb",
+            b"client_id=" + b"v" * 1000,
+            b"x=\x00",
+            b"",
+            b"service=\xff",
+        ]
+    ),
+    max_size=4,
+)
 
 
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.connection = Connection(ALL)
-        self.twin = Connection(ALL)
+        self.connection = SaslSession(ALL)
+        self.twin = SaslSession(ALL)
         self.open: dict[int, str] = {}
         self.waiting: dict[int, Attempt] = {}
         self.out: list[Attempt] = []
@@ -51,7 +78,7 @@ class Machine(RuleBasedStateMachine):
     # Every step goes to both, the twin through its frozen form.
 
     def revive(self) -> None:
-        self.twin = Connection.thaw(marshal.loads(marshal.dumps(self.twin.freeze())), ALL)
+        self.twin = SaslSession.thaw(marshal.loads(marshal.dumps(self.twin.freeze())), ALL)
 
     def say(self, line: bytes):
         self.revive()
@@ -75,7 +102,9 @@ class Machine(RuleBasedStateMachine):
         assert word in (b"", b"CONT", b"FAIL")
         if verb == b"CANCEL":
             assert not turn.send and not turn.attempt
-        elif verb == b"AUTH" and before in (OPEN, REFUSED) or verb == b"CONT" and (before in (None, REFUSED) or not decided):
+        elif (verb == b"AUTH" and before in (OPEN, REFUSED)) or (
+            verb == b"CONT" and (before in (None, REFUSED) or not decided)
+        ):
             assert word == b"FAIL"
         else:
             assert word or turn.attempt
@@ -110,7 +139,11 @@ class Machine(RuleBasedStateMachine):
         self.hears(key, b"CONT", data)
 
     @precondition(lambda self: REFUSED in self.open.values())
-    @rule(data=some.sampled_from([b"", b"AQ==", base64.b64encode(b"user=alice\x01auth=Bearer t\x01\x01"), base64.b64encode(b"\0alice\0p")]))
+    @rule(
+        data=some.sampled_from(
+            [b"", b"AQ==", base64.b64encode(b"user=alice\x01auth=Bearer t\x01\x01"), base64.b64encode(b"\0alice\0p")]
+        )
+    )
     def acknowledge(self, data):
         self.hears(next(key for key, state in self.open.items() if state == REFUSED), b"CONT", data)
 
@@ -118,8 +151,25 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, key):
         self.hears(key, b"CANCEL", b"")
 
-    @rule(line=some.one_of(some.binary(max_size=40).filter(lambda line: b"\n" not in line and not line.startswith((b"AUTH", b"CONT", b"CANCEL", b"VERSION"))),
-                           some.sampled_from([b"AUTH\t0\tPLAIN", b"CONT\t-1\t", b"CANCEL\tx", b"AUTH", b"CPID\t9", b"VERSION\t1\t1", b"OK\t1\tuser=root", b"AUTH\t4294967296\tLOGIN"])))
+    @rule(
+        line=some.one_of(
+            some.binary(max_size=40).filter(
+                lambda line: b"\n" not in line and not line.startswith((b"AUTH", b"CONT", b"CANCEL", b"VERSION"))
+            ),
+            some.sampled_from(
+                [
+                    b"AUTH\t0\tPLAIN",
+                    b"CONT\t-1\t",
+                    b"CANCEL\tx",
+                    b"AUTH",
+                    b"CPID\t9",
+                    b"VERSION\t1\t1",
+                    b"OK\t1\tuser=root",
+                    b"AUTH\t4294967296\tLOGIN",
+                ]
+            ),
+        )
+    )
     def nonsense(self, line):
         before = self.connection.freeze()
         turn = self.say(line)

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from requests import PreparedRequest, exceptions
 
-from pfxhttpd.outside.transport.reply import Heard, Reply
+from pfxhttpd.io.transport.response import ParsedResponse, ResponseParser
 
 LIMIT = 5000
 WHOLE = [
@@ -19,8 +19,22 @@ WHOLE = [
     b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"abc" * 1000, mtime=0),
     b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
 ]
-PIECES = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n",
-          b"ffffffff\r\n", b"HTTP/1.1 101 x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n", b"\xff"]
+PIECES = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b":",
+    b" ",
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"0\r\n\r\n",
+    b"ffffffff\r\n",
+    b"HTTP/1.1 101 x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"Upgrade: x\r\nConnection: upgrade\r\n",
+    b"\xff",
+]
 
 
 @st.composite
@@ -30,21 +44,23 @@ def responses(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
         end = draw(st.integers(start, min(len(data), start + 20)))
-        filling = draw(st.one_of(st.just(b""), st.sampled_from(PIECES), st.binary(max_size=4), st.just(data[start:end] * 2)))
+        filling = draw(
+            st.one_of(st.just(b""), st.sampled_from(PIECES), st.binary(max_size=4), st.just(data[start:end] * 2))
+        )
         data = data[:start] + filling + data[end:]
     return data
 
 
 def outcome(pieces: list[bytes]) -> tuple[object, ...]:
     """What the reply is when the peer sends the pieces and closes: the response, or the class of the error."""
-    reply, request = Reply(LIMIT), PreparedRequest()
+    reply, request = ResponseParser(LIMIT), PreparedRequest()
     try:
         for piece in pieces:
             if piece and not reply.complete:
                 reply.feed(piece)
         if not reply.complete:
             reply.end()
-        heard = Heard(reply, request)
+        heard = ParsedResponse(reply, request)
     except exceptions.RequestException as error:
         return (type(error),)
     assert 200 <= heard.status_code <= 999 and len(heard.content) <= LIMIT

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 from urllib.parse import parse_qs, urlsplit
 
+
 class Unset(enum.Enum):
     """No JSON to send; None would be `null`. An Enum, since its members stay themselves when pickled."""
 

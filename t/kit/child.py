@@ -8,7 +8,8 @@ import select
 import signal
 import time
 import traceback
-from typing import Callable, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from kit.leash import die_with_parent
 

@@ -22,7 +22,7 @@ REFUSED_PAUSE = 0.01
 class _Client:
     """One connection, or the lack of one."""
 
-    __slots__ = ("number", "sock", "key", "sent", "floor", "buffer", "connecting")
+    __slots__ = ("buffer", "connecting", "floor", "key", "number", "sent", "sock")
 
     def __init__(self, number: int) -> None:
         self.number = number

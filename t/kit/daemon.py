@@ -1,8 +1,8 @@
 """The real pfxhttpd as a subprocess, from the source tree, with a configuration in a temporary directory.
 
-    with Daemon(config) as daemon:                       # a mapping, written as YAML; waits for "Ready"
-        daemon.log.wait_for("Connection closed")
-    # here it was stopped, had to exit with 0, and left no process, no socket file and no traceback behind
+with Daemon(config) as daemon:                       # a mapping, written as YAML; waits for "Ready"
+    daemon.log.wait_for("Connection closed")
+# here it was stopped, had to exit with 0, and left no process, no socket file and no traceback behind
 """
 
 from __future__ import annotations

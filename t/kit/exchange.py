@@ -12,8 +12,8 @@ import requests
 from requests import Request, Session, exceptions
 from requests.adapters import HTTPAdapter
 
-from pfxhttpd.outside.transport.adapter import Prepared, TooLarge, Transport
-from pfxhttpd.outside.transport.session import Straight
+from pfxhttpd.io.transport.adapter import RenderedRequest, TooLarge, Transport
+from pfxhttpd.io.transport.session import DirectSession
 
 TIMEOUT = 5.0
 
@@ -66,10 +66,12 @@ class Way:
         self.session = session
         self.adapter = session.get_adapter("https://")
 
-    def prepare(self, url: str, body: bytes | str | None = b"{}", method: str = "POST", **headers: str) -> Prepared:
+    def prepare(
+        self, url: str, body: bytes | str | None = b"{}", method: str = "POST", **headers: str
+    ) -> RenderedRequest:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         prepared = self.session.prepare_request(Request(method, url, data=body, headers=named))
-        return Prepared.of(prepared)
+        return RenderedRequest.of(prepared)
 
     def send(
         self, request: requests.PreparedRequest, timeout: float = TIMEOUT, proxy: str = "", redirects: bool = False
@@ -92,7 +94,7 @@ class Way:
 
 @contextmanager
 def ours(context: ssl.SSLContext | None = None, **more: Any) -> Iterator[Way]:
-    way = Way(Straight(Transport(context or trusting(), **more)))
+    way = Way(DirectSession(Transport(context or trusting(), **more)))
     try:
         yield way
     finally:
@@ -112,4 +114,4 @@ def stock(context: ssl.SSLContext | None = None) -> Iterator[Way]:
         way.close()
 
 
-__all__ = ["Outcome", "StockAdapter", "TIMEOUT", "TooLarge", "Way", "ours", "stock", "trusting"]
+__all__ = ["TIMEOUT", "Outcome", "StockAdapter", "TooLarge", "Way", "ours", "stock", "trusting"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError
 
 Take = Callable[[bytes], "tuple[Any, int] | None"]
 
@@ -30,7 +30,7 @@ def hear(take: Take, pieces: Iterable[bytes]) -> Heard:
                 assert 0 < used <= len(buffer)
                 messages.append(message)
                 buffer = buffer[used:]
-        except Malformed as error:
+        except ProtocolError as error:
             assert str(error).isprintable() and 0 < len(str(error)) <= 80
             return Heard(messages, b"", True)
     return Heard(messages, buffer, False)
@@ -64,5 +64,5 @@ def must_look(take: Take, data: bytes) -> bool:
     """What `whole` has to say: there is a message, or there can never be one."""
     try:
         return take(data) is not None
-    except Malformed:
+    except ProtocolError:
         return True

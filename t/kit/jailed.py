@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 IDN_HOST = "b\u00fccher.jail.test"
 """A name that the jail's etc/hosts holds in its encoded form, for 127.0.0.1."""
@@ -63,8 +64,13 @@ def ask_a_backend_that_is_not_there() -> None:
     import requests
 
     port = _serve(b"")
-    for url in (f"http://127.0.0.1:{port}/", "http://127.0.0.1:1/", "http://[/", "nothing://x/",
-                f"https://127.0.0.1:{_serve(b'no TLS')}/"):
+    for url in (
+        f"http://127.0.0.1:{port}/",
+        "http://127.0.0.1:1/",
+        "http://[/",
+        "nothing://x/",
+        f"https://127.0.0.1:{_serve(b'no TLS')}/",
+    ):
         session = requests.Session()
         session.trust_env = False
         try:
@@ -80,8 +86,7 @@ def use_a_proxy() -> None:
 
     port = _serve(b"HTTP/1.1 502 No\r\n\r\n")
     try:
-        requests.get("https://127.0.0.1:1/", verify=False,
-                     proxies={"https": f"http://u:p@127.0.0.1:{port}"}, timeout=5)
+        requests.get("https://127.0.0.1:1/", verify=False, proxies={"https": f"http://u:p@127.0.0.1:{port}"}, timeout=5)
     except requests.exceptions.ProxyError:
         pass
 
@@ -109,13 +114,18 @@ def sign_and_check_tokens() -> None:
     from jose import jwk, jwt
     from jose.exceptions import JWTError
 
-    for algorithm, key in (("RS256", rsa.generate_private_key(65537, 2048)), ("PS256", None), ("RS512", None),
-                           ("ES256", ec.generate_private_key(ec.SECP256R1())),
-                           ("ES384", ec.generate_private_key(ec.SECP384R1()))):
+    for algorithm, key in (
+        ("RS256", rsa.generate_private_key(65537, 2048)),
+        ("PS256", None),
+        ("RS512", None),
+        ("ES256", ec.generate_private_key(ec.SECP256R1())),
+        ("ES384", ec.generate_private_key(ec.SECP384R1())),
+    ):
         if key is None:
             continue
-        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                serialization.NoEncryption())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         token = jwt.encode({"aud": "x", "exp": 4102444800}, pem.decode(), algorithm=algorithm, headers={"kid": "1"})
         public = jwk.construct(pem.decode(), algorithm).public_key().to_dict()
         assert jwt.decode(token, public, algorithms=[algorithm], audience="x")["aud"] == "x"
@@ -154,20 +164,28 @@ def end_a_thread() -> None:
 
 
 def read_a_configuration() -> None:
+    from pfxhttpd.config.errors import ConfigError
     from pfxhttpd.config.load import load_text
-    from pfxhttpd.config.problem import Invalid
 
-    good = {"server": {"listen": [{"kind": "socket_map", "name": "a", "type": "tcp", "address": "127.0.0.1",
-                                   "port": 2345}]},
-            "socket_maps": {"a": {"target": "https://api.example/{{ .Key }}", "value_field": "v"}}}
+    good = {
+        "server": {
+            "listen": [{"kind": "socket_map", "name": "a", "type": "tcp", "address": "127.0.0.1", "port": 2345}]
+        },
+        "socket_maps": {"a": {"target": "https://api.example/{{ .Key }}", "value_field": "v"}},
+    }
     load_text(json.dumps(good), "/x.json", "json", {"PFXHTTP_SERVER_LOGGING_LEVEL": "debug"})
-    for form, text in (("yaml", "server:\n  listen: {a: [1, 2}\n"), ("yaml", "server: {lisen: []}\nx: !!binary aa"),
-                       ("yaml", "server: {listen: [{kind: socket_map, prot: 1}]}"), ("toml", "a = 1\na = 2"),
-                       ("toml", "[server]\nlisten = 'x'\nwhen = 1979-05-27T07:32:00Z"), ("json", '{"a": 1, "a": 2}'),
-                       ("json", '{"server": {"client_idle_timeout": "3 parsecs"}}')):
+    for form, text in (
+        ("yaml", "server:\n  listen: {a: [1, 2}\n"),
+        ("yaml", "server: {lisen: []}\nx: !!binary aa"),
+        ("yaml", "server: {listen: [{kind: socket_map, prot: 1}]}"),
+        ("toml", "a = 1\na = 2"),
+        ("toml", "[server]\nlisten = 'x'\nwhen = 1979-05-27T07:32:00Z"),
+        ("json", '{"a": 1, "a": 2}'),
+        ("json", '{"server": {"client_idle_timeout": "3 parsecs"}}'),
+    ):
         try:
             load_text(text, "/x", form, {})
-        except Invalid as mistakes:
+        except ConfigError as mistakes:
             str(mistakes)
         else:
             raise AssertionError(text)
@@ -191,11 +209,12 @@ def use_tls() -> None:
 
 def log_and_title() -> None:
     import setproctitle
+
     from pfxhttpd.config.settings import Logging
-    from pfxhttpd.outside.journal import Journal
+    from pfxhttpd.io.log import Logger
 
     setproctitle.setproctitle("jailed")
-    log = Journal.open(Logging(json=True), stream_fd=99)
+    log = Logger.open(Logging(json=True), stream_fd=99)
     log.info("x", error=ValueError("b\u00fccher"))
 
 
@@ -210,13 +229,24 @@ def find_what_only_the_jail_knows() -> None:
 
 
 EVERYWHERE: tuple[Callable[[], None], ...] = (
-    ask_a_backend, read_a_strange_body, ask_a_backend_that_is_not_there, use_a_proxy, resolve_names, encode_names,
-    sign_and_check_tokens, share_through_a_manager, end_a_thread, read_a_configuration, tell_the_time, use_tls,
-    log_and_title)
+    ask_a_backend,
+    read_a_strange_body,
+    ask_a_backend_that_is_not_there,
+    use_a_proxy,
+    resolve_names,
+    encode_names,
+    sign_and_check_tokens,
+    share_through_a_manager,
+    end_a_thread,
+    read_a_configuration,
+    tell_the_time,
+    use_tls,
+    log_and_title,
+)
 
 
 def main(root: str) -> dict[str, Any]:
-    from pfxhttpd.outside import jail
+    from pfxhttpd.io import jail
 
     jail.preload("pfxhttpd")
     if root != "-":

@@ -71,9 +71,7 @@ class Plan:
 class Load:
     """The clients; they are busy from construction on."""
 
-    def __init__(
-        self, address: Address, clients: int, map_name: str = "map", tokens: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, address: Address, clients: int, map_name: str = "map", tokens: Sequence[str] = ()) -> None:
         self._talk, theirs = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kit.crowd", str(theirs.fileno())],

@@ -1,7 +1,7 @@
 """A daemon with SASL services, each on a TCP port and on a Unix socket; and what backends say of a login.
 
-    with Logins({"login": login(backend.url("/login"))}) as logins, logins.client("login") as client:
-        assert client.plain("ann", "wonderland") == "OK\\t1\\tuser=ann"
+with Logins({"login": login(backend.url("/login"))}) as logins, logins.client("login") as client:
+    assert client.plain("ann", "wonderland") == "OK\\t1\\tuser=ann"
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import threading
 import time
 from typing import BinaryIO
 
-
 TAIL = 40
 
 

@@ -10,8 +10,8 @@ import contextlib
 import socket
 import threading
 
-from kit.server import Gone, read_request
 from kit.answer import Request
+from kit.server import Gone, read_request
 
 
 class Proxy:

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 from kit.leash import die_with_parent
-from pfxhttpd.outside import store
-from pfxhttpd.outside.scoreboard import Scoreboard, StoreRow
+from pfxhttpd.io.cache import client
+from pfxhttpd.io.scoreboard import CacheRow, Scoreboard
 
 KEY = b"k" * 32
 
@@ -18,14 +18,14 @@ KEY = b"k" * 32
 class Remembering:
     """`with Remembering(tmp_path) as cache: Store(cache.directory, KEY)`; `row` shows what it holds.
 
-    Constants of `outside.store` hold in the process as they are at `start`.
+    Constants of `io.cache.client` hold in the process as they are at `start`.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = str(directory)
-        self.row: StoreRow = Scoreboard().store
+        self.row: CacheRow = Scoreboard().store
         self.pid = 0
-        store.make_directory(self.directory)
+        client.make_directory(self.directory)
 
     def start(self) -> None:
         """Returns when it listens."""
@@ -37,7 +37,7 @@ class Remembering:
                 threading.excepthook = lambda _: os._exit(1)
                 sys.setswitchinterval(1e-6)  # its threads shall meet wherever they can
                 self.row.clear()
-                server = store.serve(self.directory, KEY, self.row.write)
+                server = client.serve(self.directory, KEY, self.row.write)
                 os.write(writing, b"ready")
                 os.close(writing)
                 server.serve_forever()

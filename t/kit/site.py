@@ -25,9 +25,7 @@ class Site:
         self.policy_ports = {name: ports.free() for name in policy_services or {} if name != "defaults"}
         listeners = [listener("socket_map", "maps", self.map_port)] if socket_maps else []
         listeners += [listener("policy_service", name, port) for name, port in self.policy_ports.items()]
-        self.config = configuration(
-            *listeners, socket_maps=socket_maps, policy_services=policy_services, **server
-        )
+        self.config = configuration(*listeners, socket_maps=socket_maps, policy_services=policy_services, **server)
         self.daemon = Daemon(self.config, environment=environment)
         self.log = self.daemon.log
 

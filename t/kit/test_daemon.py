@@ -12,7 +12,7 @@ from kit import leash
 from kit.daemon import Daemon
 from kit.logs import Log
 
-STAND_IN = '''\
+STAND_IN = """\
 import os, signal, socket, sys, time
 sins = sys.argv[sys.argv.index("run") + 1:]
 if "mute" in sins:
@@ -35,7 +35,7 @@ signal.signal(signal.SIGTERM, leave)
 print('level=INFO msg="Ready" pools=1', flush=True)
 while True:
     time.sleep(60)
-'''
+"""
 
 
 @pytest.fixture

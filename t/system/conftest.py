@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-
 from kit.backend import Backend
 from kit.daemon import Daemon
 from kit.needs import needs

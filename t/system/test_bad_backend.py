@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kit import ports
 from kit.backend import Answer, Backend, Series
 from kit.configuration import policy, socket_map

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.backend import Answer, Backend
 from kit.clients import Closed
@@ -53,7 +52,9 @@ def test_a_thousand_lookups_into_a_black_hole_take_one_timeout(backend: Backend)
         backend.forget()
         volley = fire(site.map_port, "hole", 100, 10)
         asked = backend.count("/hole")
-        print(f"1000 lookups: {volley.seconds:.3f} s, {asked} of them reached the black hole; p99 {volley.quantile(.99):.3f}")
+        print(
+            f"1000 lookups: {volley.seconds:.3f} s, {asked} of them reached the black hole; p99 {volley.quantile(0.99):.3f}"
+        )
         assert len(volley.replies) == 1000
         assert {reply.split()[0] for reply in volley.replies} == {"TIMEOUT", "TEMP"}
         assert sum(reply.startswith("TIMEOUT ") for reply in volley.replies) == asked
@@ -110,8 +111,10 @@ def test_a_healthy_target_is_answered_throughout(backend: Backend) -> None:
         probes = sum(backend.count(f"/{hole}") - before[hole] for hole in holes)
         times.sort()
         p99 = times[int(len(times) * 0.99)]
-        print(f"{len(times)} healthy lookups beside {probes} probes: median {times[len(times) // 2] * 1000:.2f} ms, "
-              f"p99 {p99 * 1000:.1f} ms, slowest {times[-1] * 1000:.1f} ms")
+        print(
+            f"{len(times)} healthy lookups beside {probes} probes: median {times[len(times) // 2] * 1000:.2f} ms, "
+            f"p99 {p99 * 1000:.1f} ms, slowest {times[-1] * 1000:.1f} ms"
+        )
         for thread in crowd:
             thread.join()
         assert p99 < 0.05
@@ -293,5 +296,7 @@ def test_status_tells_it_to_people(backend: Backend) -> None:
         site.ask("map", "k")
         wait_status(site.daemon, lambda told: told["targets"][0]["breaker"] == "open", "an open breaker")
         shown = site.daemon.run("status").stdout
-        assert re.search(rf"^target {backend.url('/shown')}: breaker open for \d+\.\d s, 1 failures$", shown, re.M), shown
+        assert re.search(rf"^target {backend.url('/shown')}: breaker open for \d+\.\d s, 1 failures$", shown, re.M), (
+            shown
+        )
         assert "s3cret" not in shown + site.log.text

@@ -12,7 +12,6 @@ from multiprocessing.connection import Client
 from typing import Any
 
 import pytest
-
 from kit import leash
 from kit.backend import Answer, Backend
 from kit.configuration import policy, socket_map
@@ -154,7 +153,11 @@ def test_what_the_backend_has_taken_back_does_not_come_again(site: Site, backend
 
 
 def test_an_error_says_nothing_about_what_is_remembered(alone: Site, backend: Backend) -> None:
-    for answer in (Answer(json={"error": "tenant locked"}), Answer(status=404), Answer(json={"result": {}, "action": "1"})):
+    for answer in (
+        Answer(json={"error": "tenant locked"}),
+        Answer(status=404),
+        Answer(json={"result": {}, "action": "1"}),
+    ):
         backend.answer("/map", json={"result": "value"})
         backend.answer("/pol", json={"action": "OK"})
         assert alone.ask("map", "k") == "OK value"

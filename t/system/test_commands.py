@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from kit import ports
 from kit.backend import Answer, Backend, Keyed
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
 from kit.daemon import Daemon, run
 from kit.site import Site
+
 from pfxhttpd import __version__
 
 USAGE, CONFIGURATION = 64, 78
@@ -125,7 +125,9 @@ def test_no_configuration_anywhere(tmp_path: Path):
     assert run("check", environment={"HOME": "/nonexistent"}, cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [["--no-such-option"], ["no-such-command"], ["query"], ["--format", "ini", "check"]])
+@pytest.mark.parametrize(
+    "arguments", [["--no-such-option"], ["no-such-command"], ["query"], ["--format", "ini", "check"]]
+)
 def test_usage(arguments: list[str]):
     result = run(*arguments)
     assert result.returncode == USAGE
@@ -239,6 +241,5 @@ def test_other_formats_run_too(backend: Backend, tmp_path: Path):
     backend.answer("/fixed", json={"result": "x"})
     port = ports.free()
     text = TOML.format(directory=tmp_path, port=port, target=backend.url("/fixed"))
-    with Daemon(text, arguments=("--format", "toml", "run")):
-        with SocketMap(("127.0.0.1", port)) as client:
-            assert client.ask("demo_map", "k") == "OK x"
+    with Daemon(text, arguments=("--format", "toml", "run")), SocketMap(("127.0.0.1", port)) as client:
+        assert client.ask("demo_map", "k") == "OK x"

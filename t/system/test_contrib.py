@@ -16,7 +16,6 @@ from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
-
 from kit import daemon, leash, ports
 from kit.clients import SocketMap
 from kit.daemon import Daemon
@@ -72,10 +71,14 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def test_the_example_configuration_with_the_database(api: int, tmp_path: Path) -> None:
     first = ports.free(2)
-    changes = {"23450": str(first), "23451": str(first + 1), "127.0.0.1:8080": f"127.0.0.1:{api}",
-               "server:\n": f"server:\n  runtime_directory: {tmp_path}/run\n"}
+    changes = {
+        "23450": str(first),
+        "23451": str(first + 1),
+        "127.0.0.1:8080": f"127.0.0.1:{api}",
+        "server:\n": f"server:\n  runtime_directory: {tmp_path}/run\n",
+    }
     (tmp_path / "run").mkdir()
-    with (Daemon(moved(CONTRIB / "config/pfxhttp.yml", changes)), SocketMap(("127.0.0.1", first)) as client):
+    with Daemon(moved(CONTRIB / "config/pfxhttp.yml", changes)), SocketMap(("127.0.0.1", first)) as client:
         assert client.ask("mailboxes", "some one@example.com") == "OK example.com/some.one/"
         assert client.ask("mailboxes", "x' OR 'x'='x") == "NOTFOUND "
         assert client.ask("domains", "some one@example.com") == "NOTFOUND "
@@ -89,15 +92,30 @@ def files(tmp_path: Path) -> Iterator[int]:
     needs("nginx")
     port = ports.free()
     tmp_path.chmod(0o755)
-    block = moved(CONTRIB / "backend/nginx-files.conf",
-                  {"127.0.0.1:8080": f"127.0.0.1:{port}", "/srv/postfix-maps": str(tmp_path / "maps")})
-    paths = "".join(f"{name}_temp_path {tmp_path}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    block = moved(
+        CONTRIB / "backend/nginx-files.conf",
+        {"127.0.0.1:8080": f"127.0.0.1:{port}", "/srv/postfix-maps": str(tmp_path / "maps")},
+    )
+    paths = "".join(
+        f"{name}_temp_path {tmp_path}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; pid {tmp_path}/pid; error_log stderr; worker_processes 1; user root;\n"
-        f"events {{}}\nhttp {{\n{paths}{block}\n}}\n")
-    process = subprocess.Popen([shutil.which("nginx", path="/usr/sbin:/usr/bin") or "nginx", "-c", tmp_path / "nginx.conf",
-                                "-e", "stderr", "-p", tmp_path],
-                               stderr=subprocess.PIPE, preexec_fn=leash.die_with_parent)
+        f"events {{}}\nhttp {{\n{paths}{block}\n}}\n"
+    )
+    process = subprocess.Popen(
+        [
+            shutil.which("nginx", path="/usr/sbin:/usr/bin") or "nginx",
+            "-c",
+            tmp_path / "nginx.conf",
+            "-e",
+            "stderr",
+            "-p",
+            tmp_path,
+        ],
+        stderr=subprocess.PIPE,
+        preexec_fn=leash.die_with_parent,
+    )
     try:
         end = time.monotonic() + 10
         while not (tmp_path / "pid").exists():
@@ -110,17 +128,23 @@ def files(tmp_path: Path) -> Iterator[int]:
 
 
 def test_keys_as_files(files: int, tmp_path: Path) -> None:
-    for name, value in {"mailboxes/some one@example.com": "example.com/some.one/", "domains/example.com": "example.com",
-                        "mailboxes/tag+50%@example.com": "odd"}.items():
+    for name, value in {
+        "mailboxes/some one@example.com": "example.com/some.one/",
+        "domains/example.com": "example.com",
+        "mailboxes/tag+50%@example.com": "odd",
+    }.items():
         path = tmp_path / "maps" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"result": value}))
     (tmp_path / "secret.json").write_text(json.dumps({"result": "outside of the maps"}))
     port = ports.free()
-    changes = {"23450": str(port), "127.0.0.1:8080": f"127.0.0.1:{files}",
-               "server:\n": f"server:\n  runtime_directory: {tmp_path}/run\n"}
+    changes = {
+        "23450": str(port),
+        "127.0.0.1:8080": f"127.0.0.1:{files}",
+        "server:\n": f"server:\n  runtime_directory: {tmp_path}/run\n",
+    }
     (tmp_path / "run").mkdir()
-    with (Daemon(moved(CONTRIB / "config/static-files.yml", changes)), SocketMap(("127.0.0.1", port)) as client):
+    with Daemon(moved(CONTRIB / "config/static-files.yml", changes)), SocketMap(("127.0.0.1", port)) as client:
         assert client.ask("mailboxes", "some one@example.com") == "OK example.com/some.one/"
         assert client.ask("mailboxes", "tag+50%@example.com") == "OK odd"
         assert client.ask("domains", "example.com") == "OK example.com"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kit import daemon, leash, ports
 from kit.clients import SocketMap
 from kit.daemon import Daemon
@@ -39,10 +38,17 @@ QUERIES = [
     (["demo_map", "wrong@example.com"], "PERM this mailbox cannot be looked up", 69),
     (["demo_domains", "example.org"], "OK the second demo domain", 0),
     (["demo_aliases", "team@example.com"], "OK alice@example.com,bob@example.org", 0),
-    (["--policy", "demo_policy", "sender=spammer@example.net"], "action=REJECT Mail from this sender is not wanted", 69),
+    (
+        ["--policy", "demo_policy", "sender=spammer@example.net"],
+        "action=REJECT Mail from this sender is not wanted",
+        69,
+    ),
     (["--policy", "demo_policy", "sender=someone@example.net"], "action=DUNNO", 1),
-    (["--policy", "demo_policy", "sender=stranger@example.net"],
-     "action=DEFER_IF_PERMIT Greylisted, try again later", 75),
+    (
+        ["--policy", "demo_policy", "sender=stranger@example.net"],
+        "action=DEFER_IF_PERMIT Greylisted, try again later",
+        75,
+    ),
 ]
 
 
@@ -52,18 +58,26 @@ def test_query_gets_what_the_demo_promises(running: Daemon, arguments: list[str]
     assert (done.stdout, done.stderr, done.returncode) == (shown + "\n", "", code)
 
 
-@pytest.mark.parametrize("password, shown, code", [
-    ("wonderland", "OK user=alice@example.com\n", 0),
-    ("mirror", "FAIL reason=Invalid username or password\n", 1),
-])
-def test_a_login_whose_password_comes_from_standard_input(running: Daemon, password: str, shown: str, code: int) -> None:
-    done = daemon.run("--config", str(own_file(running)), "query", "--sasl", "demo_sasl", "alice@example.com",
-                      input=password + "\n")
+@pytest.mark.parametrize(
+    "password, shown, code",
+    [
+        ("wonderland", "OK user=alice@example.com\n", 0),
+        ("mirror", "FAIL reason=Invalid username or password\n", 1),
+    ],
+)
+def test_a_login_whose_password_comes_from_standard_input(
+    running: Daemon, password: str, shown: str, code: int
+) -> None:
+    done = daemon.run(
+        "--config", str(own_file(running)), "query", "--sasl", "demo_sasl", "alice@example.com", input=password + "\n"
+    )
     assert (done.stdout, done.stderr, done.returncode) == (shown, "", code)
 
 
 def test_a_login_while_the_api_is_down(running: Daemon) -> None:
-    done = daemon.run("--config", str(own_file(running)), "query", "--sasl", "demo_sasl", "outage@example.com", input="x\n")
+    done = daemon.run(
+        "--config", str(own_file(running)), "query", "--sasl", "demo_sasl", "outage@example.com", input="x\n"
+    )
     assert (done.stdout, done.returncode) == ("", 75)
     assert re.fullmatch(r"pfxhttpd: inet:127\.0\.0\.1:\d+.*(closed|reset).*\n", done.stderr), done.stderr
 
@@ -80,8 +94,9 @@ def test_the_commands_it_prints_can_be_typed(running: Daemon) -> None:
     typed = re.findall(r"^  (ask.*)$", guide, re.MULTILINE)
     assert len(typed) == 7 and typed[0].startswith("ask() {")
     script = "\n".join(line for line in typed if "--sasl" not in line)
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60,
-                          env=daemon.clean_environment())
+    done = subprocess.run(
+        ["sh", "-c", script], capture_output=True, text=True, timeout=60, env=daemon.clean_environment()
+    )
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["OK", "NOTFOUND", "TEMP", "PERM", "action=REJECT"]
     assert done.stderr == ""
 
@@ -151,7 +166,11 @@ def test_a_port_that_cannot_be(port: str) -> None:
 
 def test_what_a_shell_has_set_for_a_real_server_does_not_reach_into_it() -> None:
     port = ports.free(4)
-    environment = {"PFXHTTP_SERVER_RUN_AS_USER": "nobody-of-this-name", "PFXHTTP_SERVER_TYPO": "x",
-                   "http_proxy": "http://127.0.0.1:9", "RUNTIME_DIRECTORY": "/nowhere"}
+    environment = {
+        "PFXHTTP_SERVER_RUN_AS_USER": "nobody-of-this-name",
+        "PFXHTTP_SERVER_TYPO": "x",
+        "http_proxy": "http://127.0.0.1:9",
+        "RUNTIME_DIRECTORY": "/nowhere",
+    }
     with started(port, environment), SocketMap(("127.0.0.1", port)) as client:
         assert client.ask("demo_map", "alice@example.com") == "OK example.com/alice/"

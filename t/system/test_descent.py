@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.backend import Backend, ServerTls
 from kit.certificates import Authority
@@ -69,14 +68,22 @@ def api(authority: Authority) -> Iterator[Backend]:
 
 
 def jailed(api: Backend, authority: Authority, jail: Path, *listeners: Any, **server: Any) -> dict[str, Any]:
-    tls = {"enabled": True, "root_ca": authority.certificate, "cert": api.client_pair.certificate,
-           "key": api.client_pair.key}
+    tls = {
+        "enabled": True,
+        "root_ca": authority.certificate,
+        "cert": api.client_pair.certificate,
+        "key": api.client_pair.key,
+    }
     return configuration(
         *listeners,
         socket_maps={"m": socket_map(api.url("/map", host=NAME))},
         policy_services={"p": policy(api.url("/policy", host=NAME))},
-        run_as_user=USER, run_as_group="nogroup", chroot=str(jail), tls=tls,
-        response_cache={"enabled": True}, **server,
+        run_as_user=USER,
+        run_as_group="nogroup",
+        chroot=str(jail),
+        tls=tls,
+        response_cache={"enabled": True},
+        **server,
     )
 
 
@@ -169,7 +176,8 @@ def test_a_jail_that_lacks_a_file_is_refused(api: Backend, authority: Authority,
 def test_what_cannot_be_become_is_refused(server: dict[str, str], said: str, tmp_path: Path) -> None:
     config = configuration(
         listener("socket_map", "m", address=str(tmp_path / "m.sock")),
-        socket_maps={"m": socket_map("http://127.0.0.1:9/")}, **server,
+        socket_maps={"m": socket_map("http://127.0.0.1:9/")},
+        **server,
     )
     with Daemon(config, ready=False) as daemon:
         assert daemon.wait() == os.EX_CONFIG
@@ -192,14 +200,20 @@ def test_without_root_nobody_else_can_be_become(tmp_path: Path) -> None:
         # Interpreter and tree may lie where only root can read; so the change comes after all is loaded.
         program = (
             "import os, pwd, sys, pfxhttpd.__main__ as program\n"
-            "from pfxhttpd.outside import jail\n"
+            "from pfxhttpd.io import jail\n"
             "jail.preload('pfxhttpd')\n"
             f"user = pwd.getpwnam({USER!r})\n"
             "os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)\n"
             f"sys.exit(program.main(['--config', {str(file)!r}, 'run']))\n"
         )
-        done = subprocess.run([sys.executable, "-c", program], env=clean_environment(), cwd="/", capture_output=True,
-                              text=True, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=clean_environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
     finally:
         file.unlink()
     assert done.returncode == os.EX_NOPERM
@@ -245,9 +259,7 @@ def test_reload_inside_the_jail(api: Backend, authority: Authority, jail: Path) 
                 assert client.ask("m", "x") == "OK over TLS"
 
 
-def test_the_service_manager_hears_from_inside(
-    api: Backend, authority: Authority, jail: Path, tmp_path: Path
-) -> None:
+def test_the_service_manager_hears_from_inside(api: Backend, authority: Authority, jail: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(20)
         manager.bind(str(tmp_path / "notify"))
@@ -278,8 +290,9 @@ def test_syslog_from_inside(api: Backend, authority: Authority, jail: Path) -> N
         try:
             os.chmod("/dev/log", 0o666)
             port = ports.free()
-            config = jailed(api, authority, jail, listener("socket_map", "m", port),
-                            logging={"level": "info", "syslog": "mail"})
+            config = jailed(
+                api, authority, jail, listener("socket_map", "m", port), logging={"level": "info", "syslog": "mail"}
+            )
             with Jailed(config, ready=False) as daemon:
                 text = ""
                 while "Ready" not in text:
@@ -297,8 +310,10 @@ def test_syslog_from_inside(api: Backend, authority: Authority, jail: Path) -> N
 def test_a_user_without_a_jail_leaves_nothing_behind(api: Backend, authority: Authority) -> None:
     port = ports.free()
     config = configuration(
-        listener("socket_map", "m", port), socket_maps={"m": socket_map(api.url("/map", host="127.0.0.1"))},
-        run_as_user=USER, tls={"enabled": True, "skip_verify": True},
+        listener("socket_map", "m", port),
+        socket_maps={"m": socket_map(api.url("/map", host="127.0.0.1"))},
+        run_as_user=USER,
+        tls={"enabled": True, "skip_verify": True},
     )
     with Daemon(config, ready=False) as daemon:
         shutil.chown(daemon.runtime_directory, USER, "nogroup")

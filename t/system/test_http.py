@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kit.backend import Answer, Backend, Series
 from kit.configuration import policy, socket_map
 from kit.proxy import Proxy
 from kit.site import Site
+
 from pfxhttpd import __version__
 
 pytestmark = pytest.mark.usefixtures("same_workers")
@@ -91,7 +91,9 @@ def test_response_compression(site: Site, backend: Backend):
     assert [request.header("content-encoding") for request in backend.requests()] == [None, "gzip"]
 
 
-@pytest.mark.parametrize("key", ["a b", "a/b?c=d&e=f#g", "100%", "jörg@example.test", "../../etc", "\r\nX-Evil: 1", "+"])
+@pytest.mark.parametrize(
+    "key", ["a b", "a/b?c=d&e=f#g", "100%", "jörg@example.test", "../../etc", "\r\nX-Evil: 1", "+"]
+)
 def test_get_percent_encodes(site: Site, backend: Backend, key: str):
     backend.answer("/get", json={"result": "<{key}> of {name}"}, fill=True)
     reply = site.ask("get", key)
@@ -181,9 +183,11 @@ def test_a_death_after_the_first_byte_is_not_retried(site: Site, backend: Backen
 
 
 def test_connections_per_host_are_bounded_across_workers():
-    with Backend() as own, Site(
-        {"held": socket_map(own.url("/held"))}, workers=4, http_client={"max_connections_per_host": 2}
-    ) as site, contextlib.ExitStack() as stack:
+    with (
+        Backend() as own,
+        Site({"held": socket_map(own.url("/held"))}, workers=4, http_client={"max_connections_per_host": 2}) as site,
+        contextlib.ExitStack() as stack,
+    ):
         own.answer("/held", json={"result": "x"}, hold="bound")
         clients = [stack.enter_context(site.client()) for _ in range(4)]
         for client in clients:
@@ -202,7 +206,9 @@ def test_idle_connections_are_closed_in_time(backend: Backend):
     backend.answer("/map", json={"result": "x"})
     with Backend() as own:
         own.answer("/map", json={"result": "x"})
-        with Site({"plain": socket_map(own.url("/map"))}, workers=1, http_client={"idle_connection_timeout": "300ms"}) as site:
+        with Site(
+            {"plain": socket_map(own.url("/map"))}, workers=1, http_client={"idle_connection_timeout": "300ms"}
+        ) as site:
             with site.client() as client:
                 assert client.ask("plain", "k") == "OK x"
                 assert client.quiet(0.5)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
+import yaml
 from kit import leash, ports
 from kit.backend import Backend
 from kit.clients import Policy, SocketMap
@@ -20,8 +20,6 @@ from kit.configuration import configuration, listener, policy, socket_map
 from kit.daemon import TREE, clean_environment
 from kit.logs import Log
 from kit.needs import needs
-
-import yaml
 
 UNITS = TREE / "init" / "systemd"
 SCRIPTS = ("contrib", "init", "t", ".ci")
@@ -64,7 +62,8 @@ def test_the_service_is_well_confined(units: Path) -> None:
     needs("systemd-analyze")
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(units / "pfxhttpd.service")],
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
     level = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert level, done.stdout + done.stderr
@@ -98,16 +97,36 @@ def test_two_sockets_from_systemd(api: Backend, tmp_path: Path) -> None:
     config = configuration(
         {"kind": "socket_map", "name": "m", "type": "tcp", "systemd_socket_name": "maps"},
         {"kind": "policy_service", "name": "p", "type": "unix", "systemd_socket_name": "checks"},
-        socket_maps={"m": socket_map(api.url("/map"))}, policy_services={"p": policy(api.url("/policy"))},
+        socket_maps={"m": socket_map(api.url("/map"))},
+        policy_services={"p": policy(api.url("/policy"))},
         runtime_directory=str(tmp_path / "run"),
     )
     file = tmp_path / "pfxhttp.yml"
     file.write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
-        ["systemd-socket-activate", "--listen", path, "--listen", f"127.0.0.1:{port}", "--fdname", "checks:maps",
-         "--setenv", f"PYTHONPATH={TREE}", sys.executable, "-m", "pfxhttpd", "--config", str(file), "run"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        env=clean_environment(), preexec_fn=leash.die_with_parent,
+        [
+            "systemd-socket-activate",
+            "--listen",
+            path,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--fdname",
+            "checks:maps",
+            "--setenv",
+            f"PYTHONPATH={TREE}",
+            sys.executable,
+            "-m",
+            "pfxhttpd",
+            "--config",
+            str(file),
+            "run",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=clean_environment(),
+        preexec_fn=leash.die_with_parent,
     )
     log = Log(process.stdout)
     try:
@@ -117,7 +136,8 @@ def test_two_sockets_from_systemd(api: Backend, tmp_path: Path) -> None:
             with Policy(path) as other:
                 assert other.ask({"sender": "a@example.com"}) == "DUNNO"
             config["server"]["listen"].append(
-                {"kind": "socket_map", "name": "m", "type": "tcp", "systemd_socket_name": "more"})
+                {"kind": "socket_map", "name": "m", "type": "tcp", "systemd_socket_name": "more"}
+            )
             file.write_text(yaml.safe_dump(config))
             os.kill(process.pid, signal.SIGHUP)
             assert "systemd:more" in log.wait_for("Reload failed")
@@ -134,12 +154,18 @@ def test_a_name_that_systemd_did_not_pass(tmp_path: Path) -> None:
     needs("systemd-socket-activate")
     config = configuration(
         {"kind": "socket_map", "name": "m", "type": "tcp", "systemd_socket_name": "maps"},
-        socket_maps={"m": socket_map("http://127.0.0.1:9/")}, runtime_directory=str(tmp_path / "run"),
+        socket_maps={"m": socket_map("http://127.0.0.1:9/")},
+        runtime_directory=str(tmp_path / "run"),
     )
     file = tmp_path / "pfxhttp.yml"
     file.write_text(yaml.safe_dump(config))
-    done = subprocess.run([sys.executable, "-m", "pfxhttpd", "--config", str(file), "run"], capture_output=True,
-                          text=True, env=clean_environment(), timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-m", "pfxhttpd", "--config", str(file), "run"],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=30,
+    )
     assert done.returncode == os.EX_UNAVAILABLE
     assert done.stderr == "pfxhttpd: systemd:maps: systemd passed 0 sockets of that name, not one\n"
 
@@ -154,14 +180,22 @@ class SysV:
         self.config, self.pidfile = directory / "pfxhttp.yml", directory / "pid" / "pfxhttpd.pid"
         self.config.write_text(yaml.safe_dump(config))
         defaults = directory / "defaults"
-        defaults.write_text(f"PFXHTTPD_CONFIG={self.config}\nPFXHTTPD_PROGRAM={program}\nPFXHTTPD_PIDFILE={self.pidfile}\n")
+        defaults.write_text(
+            f"PFXHTTPD_CONFIG={self.config}\nPFXHTTPD_PROGRAM={program}\nPFXHTTPD_PIDFILE={self.pidfile}\n"
+        )
         text = (TREE / "init" / "sysv" / "pfxhttpd").read_text()
         self.script = directory / "init"
         self.script.write_text(text.replace("/etc/default/pfxhttpd", str(defaults)))
 
     def __call__(self, action: str) -> int:
-        return subprocess.run(["sh", str(self.script), action], env=clean_environment(), timeout=90,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        return subprocess.run(
+            ["sh", str(self.script), action],
+            env=clean_environment(),
+            timeout=90,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ).returncode
 
     @property
     def pid(self) -> int:
@@ -173,10 +207,16 @@ def sysv(api: Backend, tmp_path: Path, program: Path) -> Iterator[SysV]:
     needs("root", "start-stop-daemon")
     assert os.path.exists("/lib/lsb/init-functions"), "the package sysvinit-utils or lsb-base is missing"
     port = ports.free()
-    script = SysV(tmp_path, program, configuration(
-        listener("socket_map", "m", port), socket_maps={"m": socket_map(api.url("/map"))},
-        runtime_directory=str(tmp_path / "run"), logging={"level": "none"},
-    ))
+    script = SysV(
+        tmp_path,
+        program,
+        configuration(
+            listener("socket_map", "m", port),
+            socket_maps={"m": socket_map(api.url("/map"))},
+            runtime_directory=str(tmp_path / "run"),
+            logging={"level": "none"},
+        ),
+    )
     script.port = port
     yield script
     script("stop")
@@ -282,8 +322,10 @@ def test_it_serves_with_nothing_writable_and_no_new_code(api: Backend, tmp_path:
     runtime, port = tmp_path / "run", ports.free()
     runtime.mkdir()
     config = configuration(
-        listener("socket_map", "m", port), socket_maps={"m": socket_map(api.url("/map"))},
-        runtime_directory=str(runtime), response_cache={"enabled": True},
+        listener("socket_map", "m", port),
+        socket_maps={"m": socket_map(api.url("/map"))},
+        runtime_directory=str(runtime),
+        response_cache={"enabled": True},
     )
     file = tmp_path / "pfxhttp.yml"
     file.write_text(yaml.safe_dump(config))
@@ -298,8 +340,12 @@ def test_it_serves_with_nothing_writable_and_no_new_code(api: Backend, tmp_path:
         'exec "$0" -c "$1" "$0" -m pfxhttpd --config "$2" run'
     )
     process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", mounts, sys.executable, confine, str(file)], env=clean_environment(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ["unshare", "--mount", "sh", "-c", mounts, sys.executable, confine, str(file)],
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
         preexec_fn=leash.die_with_parent,
     )
     log = Log(process.stdout)

@@ -38,7 +38,11 @@ class Shop:
     def lasting(self) -> dict[str, int]:
         """The processes that are not replaced, by role."""
         daemon = self.daemon
-        return {"master": daemon.pid, "parking": daemon.process_named("parking"), "cache": daemon.process_named("cache")}
+        return {
+            "master": daemon.pid,
+            "parking": daemon.process_named("parking"),
+            "cache": daemon.process_named("cache"),
+        }
 
     def rest(self) -> None:
         """Everybody has left whose time it was, and no client is there."""
@@ -140,10 +144,16 @@ def test_reloads_leave_nothing(serve, nginx):
     """Each binds one listener more, or one less, with a pool of its own."""
     shop = Shop(serve, nginx)
     extra = [
-        {**shop.config, "server": {**shop.config["server"], "listen": [
-            *shop.config["server"]["listen"],
-            listener("socket_map", "extra", port, worker_pool={"max_workers": 1, "max_queue": 10}),
-        ]}}
+        {
+            **shop.config,
+            "server": {
+                **shop.config["server"],
+                "listen": [
+                    *shop.config["server"]["listen"],
+                    listener("socket_map", "extra", port, worker_pool={"max_workers": 1, "max_queue": 10}),
+                ],
+            },
+        }
         for port in (ports.free(), ports.free())
     ]
     with SocketMap(("127.0.0.1", shop.port)) as client:

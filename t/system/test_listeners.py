@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.backend import Backend
 from kit.clients import SocketMap

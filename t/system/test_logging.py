@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from kit import ports
 from kit.backend import Backend
 from kit.clients import SocketMap

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from kit.answer import Answer, Keyed, Series
 from kit.backend import Backend
 from kit.clients import Sasl
@@ -37,10 +36,16 @@ ACCOUNTS: dict[str, tuple[Answer, str]] = {
     "forging": (named("ann user=admin temp"), "user=ann user=admin temp"),
     "lower-case name": (raw(b"auth-user: ann"), "user=ann"),
     "among others": (raw(b"X-Auth-User: eve", b"Auth-User: ann", b"Auth-Userx: eve", b"Auth-Status: OK"), "user=ann"),
-    "trailer": (Answer(raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Auth-User\r\n\r\n0\r\nAuth-User: eve\r\n\r\n"),
-                "user=trailer"),
-    "interim": (Answer(raw=b"HTTP/1.1 103 Early Hints\r\nAuth-User: eve\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-                "user=interim"),
+    "trailer": (
+        Answer(
+            raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Auth-User\r\n\r\n0\r\nAuth-User: eve\r\n\r\n"
+        ),
+        "user=trailer",
+    ),
+    "interim": (
+        Answer(raw=b"HTTP/1.1 103 Early Hints\r\nAuth-User: eve\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        "user=interim",
+    ),
     "empty": (named(""), "reason=empty account"),
     "blank": (named("   "), "reason=empty account"),
     "no-break space": (named("\u00a0"), "reason=empty account"),

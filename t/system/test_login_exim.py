@@ -7,7 +7,6 @@ import smtplib
 from collections.abc import Iterator
 
 import pytest
-
 from kit import ports
 from kit.authenticate import WAYS, Way, login_when_asked, plain_at_once, plain_when_asked
 from kit.backend import Backend
@@ -109,7 +108,7 @@ def test_why_temporary_failures_are_dropped(site: Logins):
         assert plain_at_once(client, b"ann", RIGHT.encode()).code == IN
 
 
-HOSTILE = 'o"},{\\u0000/../%00$(id)`id`<b>ü€😀${run{/bin/id}}\' OR 1=1 --=,;&#\u202e\t\r\x01\x1b\x7f'
+HOSTILE = "o\"},{\\u0000/../%00$(id)`id`<b>ü€😀${run{/bin/id}}' OR 1=1 --=,;&#\u202e\t\r\x01\x1b\x7f"
 
 
 def test_a_hostile_user_name_is_data(client: smtplib.SMTP, way: Way, backend: Backend, site: Logins):
@@ -146,7 +145,9 @@ def test_many_at_once(exim: Exim):
     clients = [exim.smtp() for _ in range(20)]
     try:
         for number, client in enumerate(clients):
-            client.putcmd("AUTH", "PLAIN " + base64.b64encode(f"\0u\0{(RIGHT, WRONG, '500')[number % 3]}".encode()).decode())
+            client.putcmd(
+                "AUTH", "PLAIN " + base64.b64encode(f"\0u\0{(RIGHT, WRONG, '500')[number % 3]}".encode()).decode()
+            )
         assert [client.getreply()[0] for client in clients] == [(IN, NO, LATER)[number % 3] for number in range(20)]
     finally:
         for client in clients:

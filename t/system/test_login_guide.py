@@ -9,7 +9,6 @@ import textwrap
 from pathlib import Path
 
 import yaml
-
 from kit import daemon, exim
 from kit.needs import needs
 
@@ -21,7 +20,9 @@ def blocks(title: str) -> list[str]:
     """The indented blocks under a heading."""
     section = re.split(rf"^#+ {title}\n", TEXT, flags=re.MULTILINE)[1]
     section = re.split(r"^#+ ", section, flags=re.MULTILINE)[0]
-    return [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE) if block.strip()]
+    return [
+        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE) if block.strip()
+    ]
 
 
 def checked(configuration: str, directory: Path) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,6 @@ import string
 from collections.abc import Iterator
 
 import pytest
-
 from kit.answer import Answer, Request
 from kit.backend import Backend, ThreadBackend
 from kit.clients import Sasl
@@ -131,7 +130,9 @@ def test_ten_thousand_open_ids(site: Logins):
     client = site.client("login")
     before = size(site)
     for start in range(1, 10_001, 100):
-        client.send_raw(b"".join(b"AUTH\t%d\tLOGIN\tservice=smtp\trip=192.0.2.1\n" % number for number in range(start, start + 100)))
+        client.send_raw(
+            b"".join(b"AUTH\t%d\tLOGIN\tservice=smtp\trip=192.0.2.1\n" % number for number in range(start, start + 100))
+        )
         for number in range(start, start + 100):
             assert client.line() == f"CONT\t{number}\tVXNlcm5hbWU6"
     assert size(site) - before < 8 * MEGABYTE
@@ -146,7 +147,22 @@ def test_ten_thousand_open_ids(site: Logins):
 
 
 def test_ids_that_are_none(client: Sasl):
-    for number in ("0", "-1", "+1", "01", " 1", "1 ", "", "x", "4294967296", "99999999999999999999", "1.0", "\u0661", "\0", "1\0"):
+    for number in (
+        "0",
+        "-1",
+        "+1",
+        "01",
+        " 1",
+        "1 ",
+        "",
+        "x",
+        "4294967296",
+        "99999999999999999999",
+        "1.0",
+        "\u0661",
+        "\0",
+        "1\0",
+    ):
         client.send_line(f"AUTH\t{number}\tPLAIN\tresp={plain()}")
         client.send_line(f"CONT\t{number}\t{coded('x')}")
     client.send_raw(b"AUTH\nCONT\nCANCEL\n\n\t\n\t\t\t\nAUTH\t\xff\n")
@@ -218,7 +234,9 @@ def alive_after(client: Sasl) -> str:
     return "\t".join(lines[0].split("\t")[: 3 if lines[0].startswith("OK") else 2])
 
 
-@pytest.mark.parametrize("word", ["=", "A", "AA", "AAA", "A===", "AAAA=", "AA==AA==", "AA\0=", "A A=", "äöüß", "-_-_", "AAAA\r"])
+@pytest.mark.parametrize(
+    "word", ["=", "A", "AA", "AAA", "A===", "AAAA=", "AA==AA==", "AA\0=", "A A=", "äöüß", "-_-_", "AAAA\r"]
+)
 def test_base64_that_is_none(client: Sasl, backend: Backend, word: str):
     backend.forget()
     assert client.auth("PLAIN").startswith("CONT")
@@ -242,7 +260,16 @@ def test_nothing_is_read_behind_the_response(client: Sasl, backend: Backend):
 def test_a_mechanism_that_is_not_offered(client: Sasl, backend: Backend):
     backend.forget()
     token = coded("n,a=ann,\x01auth=Bearer token\x01\x01")
-    for mechanism in ("XOAUTH2", "OAUTHBEARER", "CRAM-MD5", "EXTERNAL", "ANONYMOUS", "plain\0", "PLAINLOGIN", "\u017fcram"):
+    for mechanism in (
+        "XOAUTH2",
+        "OAUTHBEARER",
+        "CRAM-MD5",
+        "EXTERNAL",
+        "ANONYMOUS",
+        "plain\0",
+        "PLAINLOGIN",
+        "\u017fcram",
+    ):
         client.send_line(f"AUTH\t1\t{mechanism}\tresp={token}")
         assert client.line() == "FAIL\t1\tcode=auth_mech_invalid\treason=unsupported mechanism"
     client.send_line("AUTH\t1\t\tresp=" + token)
@@ -363,8 +390,31 @@ class Judge:
         return Answer(200, {"Auth-User": account})
 
 
-WORDS = ["AUTH", "CONT", "CANCEL", "VERSION", "CPID", "OK", "FAIL", "PLAIN", "LOGIN", "login", "XOAUTH2", "OAUTHBEARER",
-         "service=smtp", "secured", "nologin", "resp", "resp=", "resp==", "rip=192.0.2.1", "user=admin", "authz=admin", "\x01t", ""]
+WORDS = [
+    "AUTH",
+    "CONT",
+    "CANCEL",
+    "VERSION",
+    "CPID",
+    "OK",
+    "FAIL",
+    "PLAIN",
+    "LOGIN",
+    "login",
+    "XOAUTH2",
+    "OAUTHBEARER",
+    "service=smtp",
+    "secured",
+    "nologin",
+    "resp",
+    "resp=",
+    "resp==",
+    "rip=192.0.2.1",
+    "user=admin",
+    "authz=admin",
+    "\x01t",
+    "",
+]
 
 
 def random_line(dice: random.Random, name: str) -> bytes:
@@ -422,7 +472,9 @@ def test_only_the_backend_lets_anybody_in(seed: int, temporary_failure: str):
                 for name, client in clients.items():
                     with contextlib.suppress(OSError):
                         client.finish()
-                    ids = {fields[1] for line in b"".join(sent[name]).split(b"\n") if len(fields := line.split(b"\t")) > 1}
+                    ids = {
+                        fields[1] for line in b"".join(sent[name]).split(b"\n") if len(fields := line.split(b"\t")) > 1
+                    }
                     for line in filter(None, client.rest().decode().split("\n")):
                         reply = REPLY.fullmatch(line)
                         assert reply, line

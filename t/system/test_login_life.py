@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.answer import Answer
 from kit.backend import Backend
@@ -69,8 +68,10 @@ def test_the_greeting(answers: Backend):
         names = [line.split("\t")[0] for line in first.greeting]
         assert names == ["VERSION", "MECH", "MECH", "SPID", "CUID", "COOKIE", "DONE"]
         assert first.mechanisms == {"PLAIN": ["plaintext"], "LOGIN": ["plaintext"]}
-        mine, other = (dict(line.split("\t", 1) for line in client.greeting if "MECH" not in line and "\t" in line)
-                       for client in (first, second))
+        mine, other = (
+            dict(line.split("\t", 1) for line in client.greeting if "MECH" not in line and "\t" in line)
+            for client in (first, second)
+        )
         assert mine["SPID"] == other["SPID"] and mine["CUID"] != other["CUID"] and mine["COOKIE"] != other["COOKIE"]
         assert len(mine["COOKIE"]) == 32
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-
 from kit import ports
 from kit.answer import Answer, Keyed
 from kit.authenticate import WAYS, Way, login_at_once, login_when_asked, plain_at_once, plain_when_asked
@@ -50,12 +49,21 @@ def postfix(site: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The main smtpd asks over TCP; there is one over the Unix socket, one with TLS, and one for each odd service."""
     needs("root", "postfix")
     pair = Authority(tmp_path_factory.mktemp("ca")).server()
-    main = ["smtpd_sasl_auth_enable = yes", "smtpd_sasl_type = dovecot", "default_process_limit = 250",
-            "smtpd_client_connection_count_limit = 0", f"smtpd_sasl_path = inet:127.0.0.1:{site.ports['login']}"]
+    main = [
+        "smtpd_sasl_auth_enable = yes",
+        "smtpd_sasl_type = dovecot",
+        "default_process_limit = 250",
+        "smtpd_client_connection_count_limit = 0",
+        f"smtpd_sasl_path = inet:127.0.0.1:{site.ports['login']}",
+    ]
     odd = ("refusing", "unanswered", "untrusted", "hanging", "late", "failing")
     others = {name: Smtpd((f"smtpd_sasl_path = inet:127.0.0.1:{site.ports[name]}",)) for name in odd}
     others["unix"] = Smtpd((f"smtpd_sasl_path = {site.sockets['login']}",))
-    tls = (f"smtpd_tls_cert_file = {pair.certificate}", f"smtpd_tls_key_file = {pair.key}", "smtpd_tls_security_level = may")
+    tls = (
+        f"smtpd_tls_cert_file = {pair.certificate}",
+        f"smtpd_tls_key_file = {pair.key}",
+        "smtpd_tls_security_level = may",
+    )
     others["tls"] = Smtpd((*tls, "smtpd_tls_auth_only = yes"))
     others["noplaintext"] = Smtpd(("smtpd_sasl_security_options = noanonymous, noplaintext",))
     with Postfix(main, others=others) as started:
@@ -82,8 +90,14 @@ def test_the_right_password(client: smtplib.SMTP, way: Way, backend: Backend):
     assert way(client, b"ann", RIGHT.encode()) == (IN, "2.7.0 Authentication successful")
     (request,) = backend.requests()
     mechanism = way.__name__.partition("_")[0].upper()
-    assert request.json() == {"username": "ann", "password": RIGHT, "protocol": "smtp", "method": mechanism,
-                              "client_ip": "127.0.0.1", "local_ip": "127.0.0.1"}
+    assert request.json() == {
+        "username": "ann",
+        "password": RIGHT,
+        "protocol": "smtp",
+        "method": mechanism,
+        "client_ip": "127.0.0.1",
+        "local_ip": "127.0.0.1",
+    }
 
 
 @pytest.mark.parametrize("password", REFUSALS)
@@ -182,7 +196,9 @@ HOSTILE = 'o"},{\\u0000/../%00$(id)`id`<b>ü€😀\\"{{ .Key }}\' OR 1=1 --=,;&
 CONTROL = "\t\n\r\x01\x1b\x7f\x85"
 
 
-@pytest.mark.parametrize("user", [HOSTILE, HOSTILE + CONTROL, " ", "u" * 1000], ids=["printable", "control", "blank", "long"])
+@pytest.mark.parametrize(
+    "user", [HOSTILE, HOSTILE + CONTROL, " ", "u" * 1000], ids=["printable", "control", "blank", "long"]
+)
 def test_a_hostile_user_name_is_data(client: smtplib.SMTP, way: Way, backend: Backend, site: Logins, user: str):
     backend.forget()
     mark = site.log.position
@@ -200,7 +216,9 @@ def test_a_hostile_user_name_as_the_account(client: smtplib.SMTP, way: Way):
     assert way(client, HOSTILE.encode(), b"as given").code == IN
 
 
-@pytest.mark.parametrize("user, password", [(b"a\0b", b"p"), (b"", b"p"), (b"ann", b""), (b"\xff", b"p"), (b"ann", b"\xff")])
+@pytest.mark.parametrize(
+    "user, password", [(b"a\0b", b"p"), (b"", b"p"), (b"ann", b""), (b"\xff", b"p"), (b"ann", b"\xff")]
+)
 def test_what_no_user_can_have_typed_never_reaches_the_backend(
     client: smtplib.SMTP, backend: Backend, user: bytes, password: bytes
 ):

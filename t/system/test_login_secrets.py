@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kit.answer import Answer, Keyed
 from kit.backend import Backend
 from kit.clients import Sasl
@@ -56,9 +55,11 @@ def site(backend: Backend) -> Iterator[Logins]:
         "patience": Answer(200, hold=HELD),
     }
     backend.answer("/login", Keyed(by_user, Answer(404), "username"))
-    entries = {"login": login(backend.url("/login"), timeout="200ms"),
-               "failing": login(backend.url("/login"), timeout="200ms", temporary_failure="fail"),
-               "waiting": login(backend.url("/login"), timeout="20s")}
+    entries = {
+        "login": login(backend.url("/login"), timeout="200ms"),
+        "failing": login(backend.url("/login"), timeout="200ms", temporary_failure="fail"),
+        "waiting": login(backend.url("/login"), timeout="20s"),
+    }
     cache = {"enabled": True, "ttl": "1h"}
     with Logins(entries, level="debug", response_cache=cache) as started:
         yield started
@@ -104,8 +105,10 @@ def password_as_the_user(client: Sasl, password: Password) -> None:
 
 def broken(client: Sasl, password: Password) -> None:
     """In a line that says nothing."""
-    client.send_line(f"AUTH\t1\tPLAIN\tresp={password.plain.decode()}=\nCONT\t2\t{password.plain.decode()}\n"
-                     f"AUTH\t3\tMADEUP\t{password.text}\tresp={password.plain.decode()}\nAUTH\t{password.text}\n{password.text}")
+    client.send_line(
+        f"AUTH\t1\tPLAIN\tresp={password.plain.decode()}=\nCONT\t2\t{password.plain.decode()}\n"
+        f"AUTH\t3\tMADEUP\t{password.text}\tresp={password.plain.decode()}\nAUTH\t{password.text}\n{password.text}"
+    )
 
 
 WAYS = (plain_in_one_piece, plain_by_cont, login_in_halves, password_as_the_user, broken)

@@ -13,7 +13,6 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.authenticate import Outcome, plain_at_once
 from kit.backend import Answer, Backend, Keyed
@@ -69,7 +68,9 @@ class Site:
         self.all_well()
 
     def all_well(self) -> None:
-        rejected = Keyed({"no@example.test": Answer(json={"action": "REJECT not here"})}, Answer(json=GOOD), "recipient")
+        rejected = Keyed(
+            {"no@example.test": Answer(json={"action": "REJECT not here"})}, Answer(json=GOOD), "recipient"
+        )
         self.backend.answer("/map", json=GOOD)
         self.backend.answer("/pol", rejected)
         self.backend.answer("/login", status=200)
@@ -198,7 +199,9 @@ def test_a_backend_that_is_slow_but_in_time_is_believed(site: Site, postfix: Pos
     site.all_well()
     site.backend.answer("/login", Answer(status=403, headers={"Auth-Status": "wrong password"}, delay=slow))
     with postfix.smtp() as other:
-        refused: Outcome = timed("login", "slow, in time", lambda: plain_at_once(other, b"ann", b"wonderland"), late=False)
+        refused: Outcome = timed(
+            "login", "slow, in time", lambda: plain_at_once(other, b"ann", b"wonderland"), late=False
+        )
         assert refused.code == 535
     site.all_well()
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-
 from kit.backend import Answer, Backend, Keyed
 from kit.configuration import policy
 from kit.site import Site

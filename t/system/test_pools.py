@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-
 from kit import ports
 from kit.answer import Answer
 from kit.clients import Sasl, SocketMap

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from kit.backend import Answer, Backend, Keyed
 from kit.configuration import configuration, listener, socket_map
 from kit.daemon import Daemon

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from kit import daemon, leash, ports
 from kit.clients import SocketMap
 from kit.logs import Log
@@ -51,8 +50,15 @@ def script(checkout: Path) -> Path:
 
 
 def run(script: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([script, *arguments], env=environment(**more), capture_output=True, text=True,
-                          timeout=2 * PATIENCE, stdin=subprocess.DEVNULL, preexec_fn=leash.die_with_parent)
+    return subprocess.run(
+        [script, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=leash.die_with_parent,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +101,15 @@ class Running:
 
     def __init__(self, script: Path, place: Path) -> None:
         self.port = ports.free(4)
-        self.process = subprocess.Popen([script, "--port", str(self.port), str(place)], env=environment(),
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        start_new_session=True, preexec_fn=leash.die_with_parent)
+        self.process = subprocess.Popen(
+            [script, "--port", str(self.port), str(place)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=leash.die_with_parent,
+        )
         assert self.process.stdout
         self.log = Log(self.process.stdout)
 
@@ -114,8 +126,11 @@ def running(shown: subprocess.CompletedProcess[str], script: Path, place: Path) 
     started.destroy()
 
 
-@pytest.mark.parametrize("number, everybody", [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
-                         ids=["ctrl-c", "int", "term"])
+@pytest.mark.parametrize(
+    "number, everybody",
+    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
+    ids=["ctrl-c", "int", "term"],
+)
 def test_it_runs_until_it_is_told_to_stop(running: Running, number: int, everybody: bool) -> None:
     running.log.wait_for("^Ctrl-C stops everything", PATIENCE)
     with SocketMap(("127.0.0.1", running.port)) as client:
@@ -143,16 +158,22 @@ def test_a_taken_port_is_told(shown: subprocess.CompletedProcess[str], script: P
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
     """A directory for PATH, with a Python that cannot make environments until the file `cured` is there."""
-    stub(tmp_path / "python", f"""\
+    stub(
+        tmp_path / "python",
+        f"""\
         case "$*" in *ensurepip*) test -e {tmp_path}/cured || exit 1 ;; esac
         case "$*" in '-m venv'*) echo 'venv was called' >&2; exit 1 ;; esac
         exec {sys.executable} "$@"
-    """)
-    stub(tmp_path / "apt-get", f"""\
+    """,
+    )
+    stub(
+        tmp_path / "apt-get",
+        f"""\
         echo "$*" >>{tmp_path}/asked
         case "$*" in *install*) test -e {tmp_path}/broken && {{ echo 'E: no such package'; exit 100; }}
             touch {tmp_path}/cured ;; esac
-    """)
+    """,
+    )
     return tmp_path
 
 
@@ -165,7 +186,9 @@ def with_stubs(script: Path, stubs: Path) -> subprocess.CompletedProcess[str]:
     return run(script, "--once", str(stubs / "new"), PYTHON=str(stubs / "python"), PATH=f"{stubs}:{os.environ['PATH']}")
 
 
-def test_changed_sources_are_installed_again(shown: subprocess.CompletedProcess[str], script: Path, place: Path) -> None:
+def test_changed_sources_are_installed_again(
+    shown: subprocess.CompletedProcess[str], script: Path, place: Path
+) -> None:
     again = run(script, "--once", "--port", str(ports.free(4)), str(place))
     assert (again.returncode, "Installing" in again.stdout) == (0, False)
     (place / "stamp").write_text("other")

@@ -8,7 +8,6 @@ import signal
 import threading
 
 import pytest
-
 from kit.backend import Answer, Request, ThreadBackend
 from kit.configuration import socket_map
 from kit.deadline import deadline
@@ -37,9 +36,11 @@ class Crowded:
 
 def test_many_clients_few_places():
     rule = Crowded()
-    with ThreadBackend() as backend, Site(
-        {"map": socket_map(backend.url("/map"))}, workers=6, http_client={"max_connections_per_host": 2}
-    ) as site, contextlib.ExitStack() as stack:
+    with (
+        ThreadBackend() as backend,
+        Site({"map": socket_map(backend.url("/map"))}, workers=6, http_client={"max_connections_per_host": 2}) as site,
+        contextlib.ExitStack() as stack,
+    ):
         backend.answer("/map", rule)
         clients = [stack.enter_context(site.client()) for _ in range(12)]
         for turn in range(10):
@@ -53,10 +54,16 @@ def test_many_clients_few_places():
 def test_no_place_within_the_timeout():
     rule = Crowded()
     rule.gate.clear()
-    with ThreadBackend() as backend, Site(
-        {"map": socket_map(backend.url("/map")), "hasty": socket_map(backend.url("/map"), timeout="300ms")},
-        workers=2, http_client={"max_connections_per_host": 1},
-    ) as site, site.client() as first, site.client() as second:
+    with (
+        ThreadBackend() as backend,
+        Site(
+            {"map": socket_map(backend.url("/map")), "hasty": socket_map(backend.url("/map"), timeout="300ms")},
+            workers=2,
+            http_client={"max_connections_per_host": 1},
+        ) as site,
+        site.client() as first,
+        site.client() as second,
+    ):
         backend.answer("/map", rule)
         first.send("map", "a")
         backend.wait_requests(1)
@@ -70,9 +77,12 @@ def test_no_place_within_the_timeout():
 @pytest.mark.parametrize("busy", [True, False], ids=["in the middle of a request", "with a kept connection"])
 def test_a_dead_worker_holds_no_place(busy: bool):
     rule = Crowded()
-    with ThreadBackend() as backend, Site(
-        {"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}
-    ) as site, site.client() as first, site.client() as second:
+    with (
+        ThreadBackend() as backend,
+        Site({"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}) as site,
+        site.client() as first,
+        site.client() as second,
+    ):
         backend.answer("/map", rule)
         if busy:
             rule.gate.clear()
@@ -88,9 +98,12 @@ def test_a_dead_worker_holds_no_place(busy: bool):
 
 def test_old_and_new_workers_share_the_places():
     rule = Crowded()
-    with ThreadBackend() as backend, Site(
-        {"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}
-    ) as site, site.client() as first, site.client() as second:
+    with (
+        ThreadBackend() as backend,
+        Site({"map": socket_map(backend.url("/map"))}, workers=2, http_client={"max_connections_per_host": 1}) as site,
+        site.client() as first,
+        site.client() as second,
+    ):
         backend.answer("/map", rule)
         rule.gate.clear()
         first.send("map", "a")

@@ -10,7 +10,6 @@ import socket
 import threading
 
 import pytest
-
 from kit import leash, ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Policy, Sasl, SocketMap
@@ -109,8 +108,12 @@ def test_fifty_reloads_under_load(serve, nginx):
 def test_pools_come_and_go_while_their_clients_stay(serve, nginx):
     """The listener is served by the global pool, by one of its own, by a larger one, by a smaller one, and so on."""
     shop = Shop(serve, nginx)
-    pools = [None, {"max_workers": 1, "max_queue": 1000}, {"max_workers": 5, "max_queue": 1000},
-             {"max_workers": 2, "max_queue": 1000}]
+    pools = [
+        None,
+        {"max_workers": 1, "max_queue": 1000},
+        {"max_workers": 5, "max_queue": 1000},
+        {"max_workers": 2, "max_queue": 1000},
+    ]
     other = listener("socket_map", "other", ports.free())
     with Load(("127.0.0.1", shop.port), 40, tokens=TOKENS) as load:
         load.wait_each(1)
@@ -153,7 +156,7 @@ def test_a_request_in_hand_is_finished_by_the_configuration_that_took_it(serve, 
         assert patient.ask("map", "k") == "OK old"
         patient.send("map", "slow")
         backend.wait_requests(2, "/old")
-        worker, = [each["pid"] for each in status(daemon)["workers"] if each["state"] == "busy"]
+        (worker,) = [each["pid"] for each in status(daemon)["workers"] if each["state"] == "busy"]
         reload(daemon, config("/new"))
         assert other.ask("map", "k") == "OK new"
         patient.send("map", "again")
@@ -337,13 +340,24 @@ def _second_of_two_in_use(shop, directory) -> tuple:
 
 def _no_such_user(shop, directory) -> tuple:
     path = str(directory / "user.sock")
-    return shop.config("two", listener("socket_map", "u", address=path, user="nobody-of-that-name")), "nobody-of-that-name"
+    return shop.config(
+        "two", listener("socket_map", "u", address=path, user="nobody-of-that-name")
+    ), "nobody-of-that-name"
 
 
 @pytest.mark.parametrize(
     "fault",
-    [_syntax, _unknown_key, _empty, _no_such_ca, _ca_of_garbage, _address_in_use, _path_in_use, _second_of_two_in_use,
-     _no_such_user],
+    [
+        _syntax,
+        _unknown_key,
+        _empty,
+        _no_such_ca,
+        _ca_of_garbage,
+        _address_in_use,
+        _path_in_use,
+        _second_of_two_in_use,
+        _no_such_user,
+    ],
 )
 def test_a_reload_that_fails_changes_nothing_and_says_why(serve, nginx, fault):
     shop = Shop(serve, nginx)

@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from kit import leash, ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Address, Sasl, SocketMap
@@ -203,12 +202,23 @@ def test_ttin_and_ttou_change_the_global_pool_until_the_next_reload(serve, backe
     daemon = shop.daemon
     first = daemon.workers()
     with shop.client() as client, shop.client() as other:
-        for number, workers in ((signal.SIGTTIN, 3), (signal.SIGTTIN, 4), (signal.SIGTTOU, 3), (signal.SIGTTOU, 2),
-                                (signal.SIGTTOU, 1), (signal.SIGTTOU, 1), (signal.SIGTTIN, 2), (signal.SIGTTIN, 3)):
+        for number, workers in (
+            (signal.SIGTTIN, 3),
+            (signal.SIGTTIN, 4),
+            (signal.SIGTTOU, 3),
+            (signal.SIGTTOU, 2),
+            (signal.SIGTTOU, 1),
+            (signal.SIGTTOU, 1),
+            (signal.SIGTTIN, 2),
+            (signal.SIGTTIN, 3),
+        ):
             mark = daemon.log.position
             daemon.send_signal(number)
-            wait_status(daemon, lambda status: status["pools"][0]["workers"] == workers and serving(workers)(status),
-                        f"{workers} workers")
+            wait_status(
+                daemon,
+                lambda status: status["pools"][0]["workers"] == workers and serving(workers)(status),
+                f"{workers} workers",
+            )
             assert client.ask("map", "k") == other.ask("map", "k") == "OK k"
             if workers > 1:
                 daemon.log.wait_for(f"Pool resized.*workers={workers}", start=mark)
@@ -250,10 +260,14 @@ def test_the_masters_signals_do_its_children_no_harm(serve, backend, tmp_path):
 def test_a_storm_of_signals_breaks_nothing(serve, nginx):
     """Reloads, resizes and status in any order and at any time, under load."""
     port = ports.free()
-    daemon = serve(configuration(
-        listener("socket_map", "map", port), socket_maps={"map": nginx.map("one")}, level="info",
-        worker_pool={"max_workers": 3, "max_queue": 1000},
-    ))
+    daemon = serve(
+        configuration(
+            listener("socket_map", "map", port),
+            socket_maps={"map": nginx.map("one")},
+            level="info",
+            worker_pool={"max_workers": 3, "max_queue": 1000},
+        )
+    )
     dice = random.Random(3)
     with Load(("127.0.0.1", port), 20, tokens=("one",)) as load:
         load.wait_each(1)

@@ -6,7 +6,6 @@ import smtplib
 from collections.abc import Iterator
 
 import pytest
-
 from kit.backend import Answer, Backend, Keyed
 from kit.configuration import policy, socket_map
 from kit.needs import needs

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from kit.backend import Answer, Backend, Keyed
 from kit.clients import netstring
 from kit.configuration import socket_map
@@ -111,7 +110,7 @@ KEYS = {
     "an address": "ann@example.test",
     "blanks": "some one@example.test and more",
     "leading and trailing blanks": "  x  ",
-    "quotes and backslashes": 'a"b\\c\'d',
+    "quotes and backslashes": "a\"b\\c'd",
     "braces": '{{ .Key }} {"key": 1}',
     "colons and commas": "3:a,4:b,",
     "UTF-8": "jörg@例え.テスト",
@@ -233,7 +232,9 @@ def test_byte_by_byte_and_half_closed(site: Site):
 
 
 def test_pipelined_requests_are_answered_in_order(site: Site, backend: Backend):
-    backend.answer("/slow", Keyed({"0": Answer(json={"result": "0"}, delay=0.1)}, Answer(json={"result": "{key}"}, fill=True)))
+    backend.answer(
+        "/slow", Keyed({"0": Answer(json={"result": "0"}, delay=0.1)}, Answer(json={"result": "{key}"}, fill=True))
+    )
     keys = [str(number) for number in range(100)]
     with site.client() as client:
         client.send_raw(b"".join(netstring(f"slow {key}".encode()) for key in keys))

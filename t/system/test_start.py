@@ -8,7 +8,6 @@ import socket
 import sys
 
 import pytest
-
 from kit import leash, ports
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener, socket_map

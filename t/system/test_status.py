@@ -47,8 +47,11 @@ def test_the_title_of_each_process_tells_what_it_does(serve, backend):
     master = leash.command_line(shop.daemon.pid)
     assert master == f"pfxhttpd: master {shop.daemon.config_path}"
     quiet = [
-        "pfxhttpd: cache", "pfxhttpd: parking 0 clients", "pfxhttpd: worker 1/1 busy_one idle",
-        "pfxhttpd: worker 1/2 global idle", "pfxhttpd: worker 2/2 global idle",
+        "pfxhttpd: cache",
+        "pfxhttpd: parking 0 clients",
+        "pfxhttpd: worker 1/1 busy_one idle",
+        "pfxhttpd: worker 1/2 global idle",
+        "pfxhttpd: worker 2/2 global idle",
     ]
     assert shop.titles() == quiet
     with contextlib.ExitStack() as stack:
@@ -103,7 +106,13 @@ def test_status_tells_what_the_workers_are_doing_and_no_key(serve, backend):
 
         text = daemon.run("status")
         assert text.returncode == 0
-        for part in (f"pid {daemon.pid}", "4 of 500", "2 of 7 waiting", f"pid {held['pid']}: busy users for", "parking"):
+        for part in (
+            f"pid {daemon.pid}",
+            "4 of 500",
+            "2 of 7 waiting",
+            f"pid {held['pid']}: busy users for",
+            "parking",
+        ):
             assert part in text.stdout, text.stdout
         assert "secret" not in printed.stdout + text.stdout
         backend.release("status")
@@ -122,8 +131,16 @@ def test_the_control_socket_is_for_its_owner_and_survives_nonsense(serve, backen
     shop = Shop(serve, backend, "nonsense")
     path = shop.daemon.runtime_directory / "control.sock"
     assert path.stat().st_mode & 0o777 == 0o600
-    for nonsense in (b"\n", b"null\n", b"{}\n", b"[" * 4000 + b"\n", b"\xff\xfe\n", b'{"command": ["reload"]}\n',
-                     b'{"command": "restart"}\n', b"x" * 100_000):
+    for nonsense in (
+        b"\n",
+        b"null\n",
+        b"{}\n",
+        b"[" * 4000 + b"\n",
+        b"\xff\xfe\n",
+        b'{"command": ["reload"]}\n',
+        b'{"command": "restart"}\n',
+        b"x" * 100_000,
+    ):
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             answer = Question(shop.daemon.runtime_directory, nonsense).answer()
             assert not answer["ok"] and answer["reason"]

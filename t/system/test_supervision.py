@@ -9,7 +9,6 @@ import signal
 import time
 
 import pytest
-
 from kit import leash, ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
@@ -208,7 +207,7 @@ def test_a_request_in_hand_is_answered_though_the_master_is_dead(serve, backend)
 def idle_worker(daemon: Daemon) -> int:
     """The one of two workers that has served nobody."""
     seen = wait_status(daemon, lambda status: any(each["requests"] for each in status["workers"]), "a request to count")
-    idle, = [worker["pid"] for worker in seen["workers"] if not worker["requests"]]
+    (idle,) = [worker["pid"] for worker in seen["workers"] if not worker["requests"]]
     return idle
 
 
@@ -253,8 +252,9 @@ def test_a_start_that_fails_leaves_nothing(serve):
     """A child is killed before the server has ever served: whoever started it is told."""
     port = ports.free()
     daemon = serve(
-        configuration(listener("socket_map", "map", port), socket_maps={"map": socket_map("http://127.0.0.1:1/")},
-                      workers=30),
+        configuration(
+            listener("socket_map", "map", port), socket_maps={"map": socket_map("http://127.0.0.1:1/")}, workers=30
+        ),
         ready=False,
     )
     os.kill(proc.wait_newborn(daemon.pid, set(), timeout=20), signal.SIGKILL)
@@ -277,7 +277,7 @@ def test_workers_retire_after_their_number_of_requests(serve, backend):
     served = []
     with shop.client() as client:
         for _ in range(12):
-            worker, = shop.daemon.workers()
+            (worker,) = shop.daemon.workers()
             count = 0
             while shop.daemon.workers()[0] == worker:
                 assert client.ask("slow", f"k{count}") == f"OK k{count}"
@@ -310,7 +310,7 @@ def test_a_successor_that_dies_is_replaced(serve, backend):
     shop = Shop(serve, backend=backend, workers=1, pool={"max_requests": 10})
     daemon = shop.daemon
     known = proc.children(daemon.pid)
-    tired, = daemon.workers()
+    (tired,) = daemon.workers()
     with shop.client() as client:
         for number in range(11):
             assert client.ask("slow", f"k{number}") == f"OK k{number}"
@@ -325,7 +325,7 @@ def test_a_successor_that_dies_is_replaced(serve, backend):
 
 def test_a_worker_that_is_told_to_end_finishes_its_request(serve, backend):
     shop = Shop(serve, backend=backend, workers=1)
-    worker, = shop.daemon.workers()
+    (worker,) = shop.daemon.workers()
     with shop.client() as client, shop.client() as other:
         assert other.ask("slow", "k") == "OK k"
         client.send("slow", "retired")
@@ -349,8 +349,9 @@ def test_a_worker_that_is_stuck_in_a_request_is_killed_and_replaced(serve, backe
     daemon = shop.daemon
     with shop.client() as unlucky, shop.client() as other:
         unlucky.send("slow", "stuck")
-        stuck, = [each["pid"] for each in wait_status(daemon, busy(1), "a busy worker")["workers"]
-                  if each["state"] == "busy"]
+        (stuck,) = [
+            each["pid"] for each in wait_status(daemon, busy(1), "a busy worker")["workers"] if each["state"] == "busy"
+        ]
         os.kill(stuck, signal.SIGSTOP)
         assert other.ask("slow", "meanwhile") == "OK meanwhile"
         daemon.log.wait_for(f"Worker is stuck.*pid={stuck}.*entry=slow", timeout=15)

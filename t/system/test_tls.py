@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kit import ports
 from kit.backend import Backend, ServerTls
 from kit.certificates import Authority, Pair

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
-
 from kit import daemon
 from kit.backend import Backend
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, Logins, login
 
 CONFIGURATION = 78
-PROVIDER = {"enabled": True, "configuration_uri": "https://idp.example.test/.well-known/openid-configuration", "client_id": "us"}
+PROVIDER = {
+    "enabled": True,
+    "configuration_uri": "https://idp.example.test/.well-known/openid-configuration",
+    "client_id": "us",
+}
 
 USES = [
     ("dovecot_sasl", "login", "sasl_oidc_auth", "validating the OAuth tokens of users"),
@@ -46,7 +49,9 @@ def is_refusal(text: str, path: Path, section: str, block: str, what: str) -> bo
 
 @uses
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_neither_served_nor_called_good(site: Logins, tmp_path: Path, command: str, section: str, entry: str, block: str, what: str):
+def test_neither_served_nor_called_good(
+    site: Logins, tmp_path: Path, command: str, section: str, entry: str, block: str, what: str
+):
     path = tmp_path / "pfxhttp.yml"
     path.write_text(yaml.safe_dump(asking(site.config, section, entry, block)))
     done = daemon.run("--config", str(path), command)

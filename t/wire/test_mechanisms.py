@@ -5,42 +5,101 @@ import json
 import pytest
 
 from pfxhttpd.wire import mechanisms
-from pfxhttpd.wire.mechanisms import USER_LIMIT, BadMessage, Credentials, challenge, decode, encode, login, oauthbearer, plain, xoauth2
+from pfxhttpd.wire.mechanisms import (
+    USER_LIMIT,
+    BadMessage,
+    Credentials,
+    challenge,
+    decode,
+    encode,
+    login,
+    oauthbearer,
+    plain,
+    xoauth2,
+)
 
 SECRET = "s3cr3t-marker"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (b"", b""), (b"YQ==", b"a"), (b"YWI=", b"ab"), (b"YWJj", b"abc"), (b"AGEAYg==", b"\x00a\x00b"), (b"/+/+", b"\xff\xef\xfe"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", b""),
+        (b"YQ==", b"a"),
+        (b"YWI=", b"ab"),
+        (b"YWJj", b"abc"),
+        (b"AGEAYg==", b"\x00a\x00b"),
+        (b"/+/+", b"\xff\xef\xfe"),
+    ],
+)
 def test_base64(text, message):
     assert decode(text) == message
     assert encode(message) == text
 
 
-@pytest.mark.parametrize("text", [
-    b"=", b"==", b"Y", b"YQ", b"YQ=", b"YQ===", b"YQ==YQ==", b"YWJj=", b"YWJj====", b"YW=I", b" YQ==", b"YQ==\r", b"YQ\n==", b"Y*==", b"YQ==\x00", b"-_-_", b"\xff\xff\xff\xff", b"\x01t==",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"=",
+        b"==",
+        b"Y",
+        b"YQ",
+        b"YQ=",
+        b"YQ===",
+        b"YQ==YQ==",
+        b"YWJj=",
+        b"YWJj====",
+        b"YW=I",
+        b" YQ==",
+        b"YQ==\r",
+        b"YQ\n==",
+        b"Y*==",
+        b"YQ==\x00",
+        b"-_-_",
+        b"\xff\xff\xff\xff",
+        b"\x01t==",
+    ],
+)
 def test_base64_that_is_not(text):
     with pytest.raises(BadMessage):
         decode(text)
 
 
-@pytest.mark.parametrize(("message", "credentials"), [
-    (b"\0user\0pass", Credentials("user", "pass")),
-    (b"user\0user\0pass", Credentials("user", "pass", "user")),
-    ("\0jürgen\0pä ß".encode(), Credentials("jürgen", "pä ß")),
-    (b"\0a\tb\n\x01\0p\tq\n", Credentials("a\tb\n\x01", "p\tq\n")),
-    (b"\0" + b"u" * USER_LIMIT + b"\0" + b"p" * 40000, Credentials("u" * USER_LIMIT, "p" * 40000)),
-])
+@pytest.mark.parametrize(
+    ("message", "credentials"),
+    [
+        (b"\0user\0pass", Credentials("user", "pass")),
+        (b"user\0user\0pass", Credentials("user", "pass", "user")),
+        ("\0jürgen\0pä ß".encode(), Credentials("jürgen", "pä ß")),
+        (b"\0a\tb\n\x01\0p\tq\n", Credentials("a\tb\n\x01", "p\tq\n")),
+        (b"\0" + b"u" * USER_LIMIT + b"\0" + b"p" * 40000, Credentials("u" * USER_LIMIT, "p" * 40000)),
+    ],
+)
 def test_plain(message, credentials):
     assert plain(message) == credentials
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"user", b"\0user", b"user\0pass", b"\0\0pass", b"\0user\0", b"\0\0", b"\0user\0pass\0", b"\0user\0pass\0x", b"\0us\xffer\0pass", b"\0user\0pa\xffss",
-    b"other\0user\0pass", b"User\0user\0pass", b"user \0user\0pass", b"\xff\0user\0pass", b"\0" + b"u" * (USER_LIMIT + 1) + b"\0p",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"user",
+        b"\0user",
+        b"user\0pass",
+        b"\0\0pass",
+        b"\0user\0",
+        b"\0\0",
+        b"\0user\0pass\0",
+        b"\0user\0pass\0x",
+        b"\0us\xffer\0pass",
+        b"\0user\0pa\xffss",
+        b"other\0user\0pass",
+        b"User\0user\0pass",
+        b"user \0user\0pass",
+        b"\xff\0user\0pass",
+        b"\0" + b"u" * (USER_LIMIT + 1) + b"\0p",
+    ],
+)
 def test_plain_refuses(message):
     with pytest.raises(BadMessage):
         plain(message)
@@ -50,61 +109,128 @@ def test_login():
     assert login(b"user", b"pass") == Credentials("user", "pass")
 
 
-@pytest.mark.parametrize(("user", "secret"), [
-    (b"", b"p"), (b"u", b""), (b"\xff", b"p"), (b"u", b"\xff"), (b"u\0x", b"p"), (b"u", b"p\0x"), (b"u" * (USER_LIMIT + 1), b"p"),
-])
+@pytest.mark.parametrize(
+    ("user", "secret"),
+    [
+        (b"", b"p"),
+        (b"u", b""),
+        (b"\xff", b"p"),
+        (b"u", b"\xff"),
+        (b"u\0x", b"p"),
+        (b"u", b"p\0x"),
+        (b"u" * (USER_LIMIT + 1), b"p"),
+    ],
+)
 def test_login_refuses(user, secret):
     with pytest.raises(BadMessage):
         login(user, secret)
 
 
-@pytest.mark.parametrize(("message", "user", "token"), [
-    (b"user=a@b.c\x01auth=Bearer tok\x01\x01", "a@b.c", "tok"),
-    (b"auth=Bearer tok\x01user=a@b.c\x01\x01", "a@b.c", "tok"),
-    (b"user=a=b\x01auth=bearer tok==\x01\x01", "a=b", "tok=="),
-    ("user=ü\x01auth=BEARER x.y-z~_+/\x01\x01".encode(), "ü", "x.y-z~_+/"),
-    (b"user=a\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "a", "t" * 40000),
-])
+@pytest.mark.parametrize(
+    ("message", "user", "token"),
+    [
+        (b"user=a@b.c\x01auth=Bearer tok\x01\x01", "a@b.c", "tok"),
+        (b"auth=Bearer tok\x01user=a@b.c\x01\x01", "a@b.c", "tok"),
+        (b"user=a=b\x01auth=bearer tok==\x01\x01", "a=b", "tok=="),
+        ("user=ü\x01auth=BEARER x.y-z~_+/\x01\x01".encode(), "ü", "x.y-z~_+/"),
+        (b"user=a\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "a", "t" * 40000),
+    ],
+)
 def test_xoauth2(message, user, token):
     assert xoauth2(message) == Credentials(user, token)
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"\x01", b"\x01\x01", b"user=a\x01auth=Bearer tok\x01", b"user=a\x01auth=Bearer tok", b"auth=Bearer tok\x01\x01", b"user=\x01auth=Bearer tok\x01\x01",
-    b"user=a\x01\x01", b"user=a\x01auth=Bearer \x01\x01", b"user=a\x01auth=Bearer\x01\x01", b"user=a\x01auth=Basic tok\x01\x01", b"user=a\x01auth=Bearer a b\x01\x01",
-    b"user=a\x01user=b\x01auth=Bearer tok\x01\x01", b"user=a\x01auth=Bearer x\x01auth=Bearer y\x01\x01", b"user=a\x01junk\x01auth=Bearer x\x01\x01",
-    b"user=\xff\x01auth=Bearer x\x01\x01", b"user=a\x01auth=Bearer t\xc3\xbck\x01\x01", b"user=a\x00b\x01auth=Bearer x\x01\x01", b"user=a\x01auth=Bearer t\tk\x01\x01",
-    b"user=" + b"a" * (USER_LIMIT + 1) + b"\x01auth=Bearer x\x01\x01", b"user=a\x01auth=Bearer tok\x01\x01x",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x01",
+        b"\x01\x01",
+        b"user=a\x01auth=Bearer tok\x01",
+        b"user=a\x01auth=Bearer tok",
+        b"auth=Bearer tok\x01\x01",
+        b"user=\x01auth=Bearer tok\x01\x01",
+        b"user=a\x01\x01",
+        b"user=a\x01auth=Bearer \x01\x01",
+        b"user=a\x01auth=Bearer\x01\x01",
+        b"user=a\x01auth=Basic tok\x01\x01",
+        b"user=a\x01auth=Bearer a b\x01\x01",
+        b"user=a\x01user=b\x01auth=Bearer tok\x01\x01",
+        b"user=a\x01auth=Bearer x\x01auth=Bearer y\x01\x01",
+        b"user=a\x01junk\x01auth=Bearer x\x01\x01",
+        b"user=\xff\x01auth=Bearer x\x01\x01",
+        b"user=a\x01auth=Bearer t\xc3\xbck\x01\x01",
+        b"user=a\x00b\x01auth=Bearer x\x01\x01",
+        b"user=a\x01auth=Bearer t\tk\x01\x01",
+        b"user=" + b"a" * (USER_LIMIT + 1) + b"\x01auth=Bearer x\x01\x01",
+        b"user=a\x01auth=Bearer tok\x01\x01x",
+    ],
+)
 def test_xoauth2_refuses(message):
     with pytest.raises(BadMessage):
         xoauth2(message)
 
 
-@pytest.mark.parametrize(("message", "user", "token"), [
-    (b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01",
-     "user@example.com", "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="),  # RFC 7628, 4.1
-    (b"n,,\x01auth=Bearer tok\x01\x01", "", "tok"),
-    (b"y,a=u,\x01auth=Bearer tok\x01\x01", "u", "tok"),
-    (b"n,a=a=2Cb=3Dc,\x01auth=Bearer tok\x01\x01", "a,b=c", "tok"),
-    (b"n,a==3D2C,\x01auth=Bearer tok\x01\x01", "=2C", "tok"),
-    ("n,a=jürgen,\x01unknown=\x01auth=bearer tok\x01\x01".encode(), "jürgen", "tok"),
-    (b"n,a=u,\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "u", "t" * 40000),
-])
+@pytest.mark.parametrize(
+    ("message", "user", "token"),
+    [
+        (
+            b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01",
+            "user@example.com",
+            "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==",
+        ),  # RFC 7628, 4.1
+        (b"n,,\x01auth=Bearer tok\x01\x01", "", "tok"),
+        (b"y,a=u,\x01auth=Bearer tok\x01\x01", "u", "tok"),
+        (b"n,a=a=2Cb=3Dc,\x01auth=Bearer tok\x01\x01", "a,b=c", "tok"),
+        (b"n,a==3D2C,\x01auth=Bearer tok\x01\x01", "=2C", "tok"),
+        ("n,a=jürgen,\x01unknown=\x01auth=bearer tok\x01\x01".encode(), "jürgen", "tok"),
+        (b"n,a=u,\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "u", "t" * 40000),
+    ],
+)
 def test_oauthbearer(message, user, token):
     assert oauthbearer(message) == Credentials(user, token)
 
 
-@pytest.mark.parametrize("message", [
-    b"", b"\x01", b"\x01\x01", b"n,,", b"n,,\x01", b"n,,\x01\x01", b"n,\x01auth=Bearer t\x01\x01", b"n\x01auth=Bearer t\x01\x01", b",,\x01auth=Bearer t\x01\x01",
-    b"n,a=u\x01auth=Bearer t\x01\x01", b"n,a=,\x01auth=Bearer t\x01\x01", b"n,u,\x01auth=Bearer t\x01\x01", b"n,a=u,x\x01auth=Bearer t\x01\x01",
-    b"n,a=u,,\x01auth=Bearer t\x01\x01", b"n,a=u=2c,\x01auth=Bearer t\x01\x01", b"n,a=u=,\x01auth=Bearer t\x01\x01", b"n,a=u\x00,\x01auth=Bearer t\x01\x01",
-    b"p=tls-unique,a=u,\x01auth=Bearer t\x01\x01", b"p,,\x01auth=Bearer t\x01\x01", b"F,n,,\x01auth=Bearer t\x01\x01", b"N,,\x01auth=Bearer t\x01\x01",
-    b"n,a=u,\x01auth=Bearer t\x01host=h\x01", b"n,a=u,\x01auth=Bearer t\x01", b"n,a=u,\x01auth=Bearer t", b"n,a=u,\x01auth=Bearer t\x01\x01\x01", b"n,a=u,\x01auth=Basic t\x01\x01", b"n,a=u,\x01host=h\x01\x01",
-    b"n,a=u,\x01auth=Bearer a\x01auth=Bearer b\x01\x01", b"n,a=u,\x01ho-st=h\x01auth=Bearer b\x01\x01", b"n,a=u,\x01host\x01auth=Bearer b\x01\x01",
-    b"n,a=u,\x01host=\x00\x01auth=Bearer b\x01\x01", b"n,a=u,\x01host=\xc3\xbc\x01auth=Bearer b\x01\x01", b"n,a=\xff,\x01auth=Bearer b\x01\x01",
-    b"n,a=" + b"u" * (USER_LIMIT + 1) + b",\x01auth=Bearer b\x01\x01", b"user=a\x01auth=Bearer tok\x01\x01",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x01",
+        b"\x01\x01",
+        b"n,,",
+        b"n,,\x01",
+        b"n,,\x01\x01",
+        b"n,\x01auth=Bearer t\x01\x01",
+        b"n\x01auth=Bearer t\x01\x01",
+        b",,\x01auth=Bearer t\x01\x01",
+        b"n,a=u\x01auth=Bearer t\x01\x01",
+        b"n,a=,\x01auth=Bearer t\x01\x01",
+        b"n,u,\x01auth=Bearer t\x01\x01",
+        b"n,a=u,x\x01auth=Bearer t\x01\x01",
+        b"n,a=u,,\x01auth=Bearer t\x01\x01",
+        b"n,a=u=2c,\x01auth=Bearer t\x01\x01",
+        b"n,a=u=,\x01auth=Bearer t\x01\x01",
+        b"n,a=u\x00,\x01auth=Bearer t\x01\x01",
+        b"p=tls-unique,a=u,\x01auth=Bearer t\x01\x01",
+        b"p,,\x01auth=Bearer t\x01\x01",
+        b"F,n,,\x01auth=Bearer t\x01\x01",
+        b"N,,\x01auth=Bearer t\x01\x01",
+        b"n,a=u,\x01auth=Bearer t\x01host=h\x01",
+        b"n,a=u,\x01auth=Bearer t\x01",
+        b"n,a=u,\x01auth=Bearer t",
+        b"n,a=u,\x01auth=Bearer t\x01\x01\x01",
+        b"n,a=u,\x01auth=Basic t\x01\x01",
+        b"n,a=u,\x01host=h\x01\x01",
+        b"n,a=u,\x01auth=Bearer a\x01auth=Bearer b\x01\x01",
+        b"n,a=u,\x01ho-st=h\x01auth=Bearer b\x01\x01",
+        b"n,a=u,\x01host\x01auth=Bearer b\x01\x01",
+        b"n,a=u,\x01host=\x00\x01auth=Bearer b\x01\x01",
+        b"n,a=u,\x01host=\xc3\xbc\x01auth=Bearer b\x01\x01",
+        b"n,a=\xff,\x01auth=Bearer b\x01\x01",
+        b"n,a=" + b"u" * (USER_LIMIT + 1) + b",\x01auth=Bearer b\x01\x01",
+        b"user=a\x01auth=Bearer tok\x01\x01",
+    ],
+)
 def test_oauthbearer_refuses(message):
     with pytest.raises(BadMessage):
         oauthbearer(message)
@@ -116,7 +242,9 @@ def test_channel_binding_is_refused_by_name():
 
 
 @pytest.mark.parametrize("read", [plain, xoauth2, oauthbearer])
-@pytest.mark.parametrize("shape", [b"\0%s\0\xff", b"%s", b"n,,%s", b"user=%s\x01auth=Bearer \xff\x01\x01", b"user=%s\x01\x01"])
+@pytest.mark.parametrize(
+    "shape", [b"\0%s\0\xff", b"%s", b"n,,%s", b"user=%s\x01auth=Bearer \xff\x01\x01", b"user=%s\x01\x01"]
+)
 def test_a_refusal_quotes_nothing_of_the_message(read, shape):
     with pytest.raises(BadMessage) as caught:
         read(shape % SECRET.encode())
@@ -130,13 +258,25 @@ def test_a_secret_is_not_shown():
 
 def test_challenge_is_that_of_rfc_7628():
     assert json.loads(challenge("invalid_token")) == {"status": "invalid_token", "schemes": "bearer"}
-    assert json.loads(challenge("invalid_token", "mail \"x\"", "https://op/.well-known/openid-configuration")) == {
-        "status": "invalid_token", "schemes": "bearer", "scope": "mail \"x\"",
-        "openid-configuration": "https://op/.well-known/openid-configuration"}
+    assert json.loads(challenge("invalid_token", 'mail "x"', "https://op/.well-known/openid-configuration")) == {
+        "status": "invalid_token",
+        "schemes": "bearer",
+        "scope": 'mail "x"',
+        "openid-configuration": "https://op/.well-known/openid-configuration",
+    }
 
 
 def test_the_table_reads_as_many_messages_as_it_has_steps():
-    assert [row.name for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"]
+    assert [row.name for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [
+        "PLAIN",
+        "LOGIN",
+        "XOAUTH2",
+        "OAUTHBEARER",
+    ]
     assert [[step.prompt for step in row.steps] for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [
-        [b""], [b"Username:", b"Password:"], [b""], [b""]]
+        [b""],
+        [b"Username:", b"Password:"],
+        [b""],
+        [b""],
+    ]
     assert [row.token for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [False, False, True, True]

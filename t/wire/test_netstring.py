@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from kit.feeding import hear_every_way, must_look
 
-from pfxhttpd.wire import netstring
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError, netstring
 
 LIMIT = 100_000
 
@@ -47,7 +46,9 @@ def test_a_netstring_is_taken(buffer: bytes, payload: bytes, used: int) -> None:
     assert take(buffer) == (payload, used)
 
 
-@pytest.mark.parametrize("buffer", [b"", b"0", b"0:", b"5", b"5:", b"5:hell", b"5:hello", b"99999", b"100000", b"100000:x"])
+@pytest.mark.parametrize(
+    "buffer", [b"", b"0", b"0:", b"5", b"5:", b"5:hell", b"5:hello", b"99999", b"100000", b"100000:x"]
+)
 def test_more_bytes_are_needed(buffer: bytes) -> None:
     assert take(buffer) is None
 
@@ -81,16 +82,16 @@ def test_more_bytes_are_needed(buffer: bytes) -> None:
     ],
 )
 def test_what_can_never_be_one_is_malformed_at_once(buffer: bytes, reason: str) -> None:
-    with pytest.raises(Malformed, match=reason):
+    with pytest.raises(ProtocolError, match=reason):
         take(buffer)
 
 
 def test_the_limit_is_the_payloads_length() -> None:
     assert netstring.take(b"3:abc,", 3) == (b"abc", 6)
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         netstring.take(b"3:abc,", 2)
     assert netstring.take(b"0:,", 0) == (b"", 3)
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         netstring.take(b"1", 0)
     largest = netstring.encode(b"x" * LIMIT)
     assert take(largest) == (b"x" * LIMIT, len(largest))
@@ -117,7 +118,7 @@ def test_hopeless_bytes_are_refused_and_no_others(buffer: bytes, limit: int) -> 
     try:
         netstring.take(buffer, limit)
         refused = False
-    except Malformed:
+    except ProtocolError:
         refused = True
     assert refused == hopeless(buffer, limit)
 

@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 from kit.feeding import calls_at, hear, hear_every_way, must_look
 
-from pfxhttpd.wire import policy
-from pfxhttpd.wire.malformed import Malformed
+from pfxhttpd.wire import ProtocolError, policy
 
 POSTFIX_REQUEST = (
     b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nclient_address=192.0.2.1\n"
@@ -37,7 +36,7 @@ def test_a_request_of_postfix_comes_out_whatever_way_it_comes_in() -> None:
     assert hear_every_way(policy.take, POSTFIX_REQUEST) == ([attributes], b"", False)
     assert hear_every_way(policy.take, POSTFIX_REQUEST + b"request=x") == ([attributes], b"request=x", False)
     assert hear(policy.take, [POSTFIX_REQUEST * 3]) == ([attributes] * 3, b"", False)
-    assert calls_at(policy.whole, POSTFIX_REQUEST) == len(POSTFIX_REQUEST)
+    assert calls_at(policy.is_complete, POSTFIX_REQUEST) == len(POSTFIX_REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_repeated_name_keeps_its_place_and_has_its_last_value() -> None:
 @pytest.mark.parametrize("data", [b"", b"a", b"a=b", b"a=b\n", b"a=b\nc", b"a=b\nc=d\n", b"a=b\r\n\r"])
 def test_more_bytes_are_needed(data: bytes) -> None:
     assert policy.take(data) is None
-    assert not policy.whole(data)
+    assert not policy.is_complete(data)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +89,9 @@ def test_more_bytes_are_needed(data: bytes) -> None:
     ],
 )
 def test_a_malformed_request(data: bytes, reason: str) -> None:
-    with pytest.raises(Malformed, match=reason):
+    with pytest.raises(ProtocolError, match=reason):
         policy.take(data)
-    assert policy.whole(data)
+    assert policy.is_complete(data)
     assert hear_every_way(policy.take, data).malformed
 
 
@@ -100,15 +99,15 @@ def test_the_largest_request() -> None:
     largest = b"a=" + b"x" * (policy.REQUEST_LIMIT - 4) + b"\n\n"
     assert policy.take(largest) == ({"a": "x" * (policy.REQUEST_LIMIT - 4)}, policy.REQUEST_LIMIT)
     assert policy.take(largest + largest)[1] == policy.REQUEST_LIMIT
-    assert policy.take(largest[:-1]) is None and not policy.whole(largest[:-1])
+    assert policy.take(largest[:-1]) is None and not policy.is_complete(largest[:-1])
 
 
 def test_a_request_that_is_too_large_is_refused_before_its_end() -> None:
     endless = b"a=" + b"x" * (policy.REQUEST_LIMIT - 2)
     for data in (endless, endless + b"\n\n", endless + b"x" * 9):
-        with pytest.raises(Malformed, match="over 65536 bytes"):
+        with pytest.raises(ProtocolError, match="over 65536 bytes"):
             policy.take(data)
-        assert policy.whole(data) and policy.whole(data, len(data) - 1)
+        assert policy.is_complete(data) and policy.is_complete(data, len(data) - 1)
 
 
 def test_the_most_attributes() -> None:
@@ -116,9 +115,9 @@ def test_the_most_attributes() -> None:
     assert len(policy.take(lines + b"\n")[0]) == policy.ATTRIBUTE_LIMIT
     assert policy.take(lines) is None
     for data in (lines + b"b=\n\n", lines + b"b=\n", b"a=\n" * (policy.ATTRIBUTE_LIMIT + 1) + b"\n"):
-        with pytest.raises(Malformed, match="more than 1000 attributes"):
+        with pytest.raises(ProtocolError, match="more than 1000 attributes"):
             policy.take(data)
-        assert policy.whole(data) and policy.whole(data, len(data) - 1)
+        assert policy.is_complete(data) and policy.is_complete(data, len(data) - 1)
 
 
 NAMES = some.text(some.characters(exclude_characters="=\n", exclude_categories=("Cs",)), min_size=1, max_size=8)
@@ -146,8 +145,8 @@ NEARLY = some.text("a=\n\r\x00é", max_size=20).map(str.encode) | some.binary(ma
 @example(b"a=b\n\nx")
 def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
     expected = next((size for size in range(len(data) + 1) if must_look(policy.take, data[:size])), None)
-    assert calls_at(policy.whole, data) == expected
-    assert policy.whole(data) == must_look(policy.take, data)
+    assert calls_at(policy.is_complete, data) == expected
+    assert policy.is_complete(data) == must_look(policy.take, data)
 
 
 @given(NEARLY, some.binary(max_size=8))

@@ -9,9 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 from kit.feeding import calls_at, hear_every_way, must_look
 
-from pfxhttpd.wire import netstring, socketmap
-from pfxhttpd.wire.malformed import Malformed
-from pfxhttpd.wire.socketmap import BadQuery, Query, Reply
+from pfxhttpd.wire import ProtocolError, netstring, socketmap
+from pfxhttpd.wire.socketmap import BadQuery, Query, SocketMapReply
 
 LIMIT = 100_000
 ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=40)
@@ -64,11 +63,13 @@ def test_a_request_that_cannot_be_looked_up_has_its_reply(payload: bytes, reply:
     assert socketmap.encode(query.reply, LIMIT) == reply
 
 
-@pytest.mark.parametrize("data", [b"-1:,", b"+5:a b c,", b" 5:a b c,", b"007:a b c d,", b"100001:", b"5:a b c;", b"GET /"])
+@pytest.mark.parametrize(
+    "data", [b"-1:,", b"+5:a b c,", b" 5:a b c,", b"007:a b c d,", b"100001:", b"5:a b c;", b"GET /"]
+)
 def test_broken_framing_is_malformed(data: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         socketmap.take(data)
-    assert socketmap.whole(data)
+    assert socketmap.is_complete(data)
 
 
 def test_the_longest_request() -> None:
@@ -91,55 +92,57 @@ def test_pipelined_requests_come_out_whatever_way_they_come_in(payloads: list[by
     assert hear_every_way(socketmap.take, data + behind).messages[: len(payloads)] == expected
 
 
-@given(some.text("0123456789:, x", max_size=14).map(str.encode) | some.binary(max_size=14) | PAYLOADS.map(netstring.encode))
+@given(
+    some.text("0123456789:, x", max_size=14).map(str.encode) | some.binary(max_size=14) | PAYLOADS.map(netstring.encode)
+)
 def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
     expected = next((size for size in range(len(data) + 1) if must_look(socketmap.take, data[:size])), None)
-    assert calls_at(socketmap.whole, data) == expected
-    assert socketmap.whole(data) == must_look(socketmap.take, data)
+    assert calls_at(socketmap.is_complete, data) == expected
+    assert socketmap.is_complete(data) == must_look(socketmap.take, data)
 
 
 @pytest.mark.parametrize(
     ("reply", "encoded"),
     [
-        (Reply("OK", "value"), b"8:OK value,"),
-        (Reply("OK", "grün"), b"8:OK gr\xc3\xbcn,"),
-        (Reply("OK", " kept as is "), b"15:OK  kept as is ,"),
-        (Reply("OK", "a\nb\r\tc\x7f\x85d\u2028e"), b"14:OK a b  c  d e,"),
-        (Reply("OK", "a\ud800"), b"7:OK a\xef\xbf\xbd,"),
-        (Reply("NOTFOUND", ""), b"9:NOTFOUND ,"),
-        (Reply("NOTFOUND", "never a text"), b"9:NOTFOUND ,"),
-        (Reply("TEMP", "down"), b"9:TEMP down,"),
-        (Reply("TIMEOUT", "late"), b"12:TIMEOUT late,"),
-        (Reply("PERM", "no\nsuch\x00thing \n"), b"18:PERM no such thing,"),
-        (Reply("PERM", ""), b"5:PERM ,"),
-        (Reply("TEMP", "\ud800x"), b"6:TEMP x,"),
+        (SocketMapReply("OK", "value"), b"8:OK value,"),
+        (SocketMapReply("OK", "grün"), b"8:OK gr\xc3\xbcn,"),
+        (SocketMapReply("OK", " kept as is "), b"15:OK  kept as is ,"),
+        (SocketMapReply("OK", "a\nb\r\tc\x7f\x85d\u2028e"), b"14:OK a b  c  d e,"),
+        (SocketMapReply("OK", "a\ud800"), b"7:OK a\xef\xbf\xbd,"),
+        (SocketMapReply("NOTFOUND", ""), b"9:NOTFOUND ,"),
+        (SocketMapReply("NOTFOUND", "never a text"), b"9:NOTFOUND ,"),
+        (SocketMapReply("TEMP", "down"), b"9:TEMP down,"),
+        (SocketMapReply("TIMEOUT", "late"), b"12:TIMEOUT late,"),
+        (SocketMapReply("PERM", "no\nsuch\x00thing \n"), b"18:PERM no such thing,"),
+        (SocketMapReply("PERM", ""), b"5:PERM ,"),
+        (SocketMapReply("TEMP", "\ud800x"), b"6:TEMP x,"),
     ],
 )
-def test_a_reply_on_the_wire(reply: Reply, encoded: bytes) -> None:
+def test_a_reply_on_the_wire(reply: SocketMapReply, encoded: bytes) -> None:
     assert socketmap.encode(reply, LIMIT) == encoded
 
 
 def test_no_reply_is_ok_without_a_value() -> None:
-    assert socketmap.encode(Reply("OK", ""), LIMIT).startswith(b"16:TEMP ")
+    assert socketmap.encode(SocketMapReply("OK", ""), LIMIT).startswith(b"16:TEMP ")
 
 
 def test_a_reply_over_the_limit_becomes_an_error() -> None:
-    fits = socketmap.encode(Reply("OK", "x" * (LIMIT - 3)), LIMIT)
+    fits = socketmap.encode(SocketMapReply("OK", "x" * (LIMIT - 3)), LIMIT)
     assert netstring.take(fits, LIMIT) == (b"OK " + b"x" * (LIMIT - 3), LIMIT + 8)
-    assert socketmap.encode(Reply("OK", "x" * (LIMIT - 2)), LIMIT) == b"22:PERM reply is too long,"
-    assert socketmap.encode(Reply("OK", "ü" * 50_000), LIMIT) == b"22:PERM reply is too long,"
-    assert socketmap.encode(Reply("OK", "x" * 200_000), 300_000).startswith(b"200003:OK x")
-    assert socketmap.encode(Reply("TEMP", "x" * 100), 50) == b"22:PERM reply is too long,"
+    assert socketmap.encode(SocketMapReply("OK", "x" * (LIMIT - 2)), LIMIT) == b"22:PERM reply is too long,"
+    assert socketmap.encode(SocketMapReply("OK", "ü" * 50_000), LIMIT) == b"22:PERM reply is too long,"
+    assert socketmap.encode(SocketMapReply("OK", "x" * 200_000), 300_000).startswith(b"200003:OK x")
+    assert socketmap.encode(SocketMapReply("TEMP", "x" * 100), 50) == b"22:PERM reply is too long,"
 
 
 @given(some.sampled_from(["OK", "NOTFOUND", "TEMP", "TIMEOUT", "PERM"]), ANY_TEXT)
 @example("PERM", "x" * 1000)
 @example("TEMP", "\u2029" * 300)
 def test_every_reply_is_one_that_postfix_understands(status: str, text: str) -> None:
-    encoded = socketmap.encode(Reply(status, text), LIMIT)
+    encoded = socketmap.encode(SocketMapReply(status, text), LIMIT)
     payload, used = netstring.take(encoded, LIMIT)
     assert used == len(encoded)
     shown = re.fullmatch(r"(OK (?=.)|NOTFOUND (?!.)|TEMP |TIMEOUT |PERM )(.*)", payload.decode())
     assert shown
     assert len(payload.decode().splitlines()) == 1
-    assert shown[1] == "OK " or len(shown[2]) <= 200 and shown[2].isprintable()
+    assert shown[1] == "OK " or (len(shown[2]) <= 200 and shown[2].isprintable())

@@ -20,7 +20,9 @@ def test_a_breaker_becomes_a_space(breaker: str) -> None:
     assert one_line(f"a{breaker}b") == "a b"
 
 
-@pytest.mark.parametrize("text", ["", "plain", "grün 日本", "a\u00a0b", "zero\u200bwidth", "👩‍👩‍👧", " edges ", "\ue000", "~"])
+@pytest.mark.parametrize(
+    "text", ["", "plain", "grün 日本", "a\u00a0b", "zero\u200bwidth", "👩‍👩‍👧", " edges ", "\ue000", "~"]
+)
 def test_harmless_text_is_left_alone(text: str) -> None:
     assert clean(text) == text
 

@@ -1,0 +1,142 @@
+"""Whom the configuration says to become, looked up before anything is changed."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+
+from pfxhttpd.io import SetupError
+
+JAIL_FILES = ("etc/resolv.conf", "etc/hosts", "etc/nsswitch.conf")
+"""What name resolution reads inside a jail."""
+
+_MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Ids to run under. `descends` is whether root gives them up for these: then `groups` is the whole list of
+    supplementary groups and no capability stays. Else the ids are those that we have."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    user: str
+    group: str
+    descends: bool
+
+    @property
+    def stays_root(self) -> bool:
+        """Whether root keeps serving with all its rights, since nothing else was asked for."""
+        return self.uid == 0 and not self.descends
+
+
+def resolve(user: str, group: str, chroot: str) -> Identity:
+    """The identity for `run_as_user`, `run_as_group` and `chroot`; "" is "not asked for", numbers may stand for names.
+
+    Without a group the user's own is taken, and the supplementary groups become those of the user. Raises JailError
+    for unknown names, for a directory that is none or lacks files, and for whatever only root may ask for.
+    """
+    account = _account(user) if user else None
+    gid = _group_id(group) if group else account.pw_gid if account else os.getegid()
+    uid = account.pw_uid if account else os.geteuid()
+    if os.geteuid() != 0:
+        if uid != os.geteuid():
+            raise SetupError(f"run_as_user {user}: only root can become another user", permission=True)
+        if group and gid != os.getegid():
+            raise SetupError(f"run_as_group {group}: only root can take another group", permission=True)
+        if chroot:
+            raise SetupError(f"chroot {chroot}: only root can change the root directory", permission=True)
+        return _as_we_are()
+    if chroot:
+        _check_jail(chroot)
+    if not (uid or group or chroot):
+        return _as_we_are()
+    groups = os.getgrouplist(account.pw_name, gid) if account else [gid]
+    return Identity(uid, gid, tuple(sorted(set(groups))), _user_name(uid), _group_name(gid), descends=True)
+
+
+def _as_we_are() -> Identity:
+    uid, gid = os.geteuid(), os.getegid()
+    return Identity(uid, gid, tuple(sorted(os.getgroups())), _user_name(uid), _group_name(gid), descends=False)
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError, ValueError):
+        raise SetupError(f"run_as_user {user}: there is no such user", exit_code=os.EX_CONFIG) from None
+
+
+def _group_id(group: str) -> int:
+    try:
+        return (grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)).gr_gid
+    except (KeyError, OverflowError, ValueError):
+        raise SetupError(f"run_as_group {group}: there is no such group", exit_code=os.EX_CONFIG) from None
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _check_jail(root: str) -> None:
+    if not os.path.isabs(root):
+        raise SetupError(f"chroot {root}: must be an absolute path", exit_code=os.EX_CONFIG)
+    if not os.path.isdir(root):
+        raise SetupError(f"chroot {root}: there is no such directory", exit_code=os.EX_CONFIG)
+    lacking = missing(root)
+    if lacking:
+        raise SetupError(f"chroot {root}: it must contain {', '.join(lacking)}", exit_code=os.EX_CONFIG)
+
+
+def missing(root: str) -> list[str]:
+    """Which of JAIL_FILES are no regular files once `root` is the root directory."""
+    return [name for name in JAIL_FILES if not _is_file_inside(root, name)]
+
+
+def _is_file_inside(root: str, name: str) -> bool:
+    """Follows links as the kernel will inside: an absolute one starts at `root`, and `..` never leaves it."""
+    walked: list[str] = []
+    ahead = name.split("/")
+    links = 0
+    status = None  # of what has been walked to, as far as it is known
+    while ahead:
+        part = ahead.pop(0)
+        if status and not stat.S_ISDIR(status.st_mode):
+            return False
+        if part in ("", "."):
+            continue
+        if part == "..":
+            del walked[-1:]
+            status = None
+            continue
+        path = os.path.join(root, *walked, part)
+        try:
+            status = os.lstat(path)
+            if not stat.S_ISLNK(status.st_mode):
+                walked.append(part)
+                continue
+            target = os.readlink(path)
+        except OSError:
+            return False
+        links += 1
+        status = None
+        if links > _MOST_LINKS:
+            return False
+        if target.startswith("/"):
+            walked.clear()
+        ahead = target.split("/") + ahead
+    return status is not None and stat.S_ISREG(status.st_mode)

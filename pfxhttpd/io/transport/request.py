@@ -1,0 +1,59 @@
+"""A prepared request as it goes over the wire (RFC 9112 section 3), rendered once and sent many times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from requests import PreparedRequest, exceptions
+from urllib3.util import parse_url
+
+_OURS = ("content-length", "transfer-encoding", "connection")
+"""What the framing decides, whatever the caller's headers say."""
+
+
+class RenderedRequest(PreparedRequest):
+    """A prepared request with its head rendered, to be sent many times with another body each time.
+
+    Set `body`; whoever changes `method`, `url` or `headers` calls `render` afterwards. `head` is everything up to
+    Content-Length; `origin` is scheme, host (an IPv6 address without its brackets) and port.
+    """
+
+    head: bytes = b""
+    origin: tuple[str, str, int] = ("", "", 0)
+
+    @classmethod
+    def of(cls, request: PreparedRequest) -> RenderedRequest:
+        made = cls()
+        made.__dict__.update(request.__dict__)
+        made.render()
+        return made
+
+    def render(self) -> None:
+        """Raises `requests.exceptions.InvalidHeader` for a line break or NUL in what becomes a line."""
+        url = parse_url(self.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        self.origin = (url.scheme or "http", (url.host or "").strip("[]"), port)
+        self._where = f"{url.host}:{url.port}" if url.port else url.host or ""
+        self.head = self._lines(self.path_url, {})
+
+    def head_through_proxy(self, more: Mapping[str, str]) -> bytes:
+        """The head that asks a proxy: its first line names the whole URL (RFC 9112 section 3.2.2). `more` are headers."""
+        return self._lines(f"{self.origin[0]}://{self._where}{self.path_url}", more)
+
+    def _lines(self, target: str, more: Mapping[str, str]) -> bytes:
+        headers = {**(self.headers or {}), **more}
+        lines = [f"{self.method} {target} HTTP/1.1"]
+        if not any(name.lower() == "host" for name in headers):
+            lines.append(f"Host: {self._where}")
+        lines += [f"{_text(name)}: {_text(value)}" for name, value in headers.items() if name.lower() not in _OURS]
+        head = "\r\n".join([*lines, ""])
+        if head.count("\r") != len(lines) or head.count("\n") != len(lines) or "\0" in head:
+            raise exceptions.InvalidHeader("a header of the request holds a line break")
+        return head.encode("latin-1")
+
+
+def _text(value: str | bytes) -> str:
+    """As the bytes that go out, each as one character: what is not ASCII goes out in UTF-8."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")

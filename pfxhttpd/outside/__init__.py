@@ -1,1 +1,0 @@
-"""One outside thing a file: sockets, the jail, HTTP, the log. Siblings never import each other."""

@@ -1,0 +1,254 @@
+"""TLS to backends: whom the transport believes, and that it and requests' adapter agree about it."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from kit.backend import Answer, ThreadBackend
+from kit.certificates import Authority
+from kit.exchange import Way, ours, stock, trusting
+from kit.scripted import AwaitEnd, Hear, Reset, Say, Scripted, Secure, Stay, Tell
+from kit.server import ServerTls
+
+from pfxhttpd.io.transport.stream import TlsStream as Line
+
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+WAYS = pytest.mark.parametrize("made", [ours, stock], ids=["ours", "stock"])
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"), "Our CA")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("theirs"), "Their CA")
+
+
+@pytest.fixture
+def way(authority: Authority) -> Iterator[Way]:
+    with ours(trusting(authority.certificate)) as made:
+        yield made
+
+
+def served(authority: Authority, *names: str, expired: bool = False, **more: str) -> ThreadBackend:
+    pair = authority.server(*names, expired=expired)
+    backend = ThreadBackend(ServerTls(pair.certificate, pair.key, **more))
+    backend.answer("/", Answer(body=b"ok"))
+    return backend
+
+
+def tls_of(authority: Authority, **more: str) -> ServerTls:
+    pair = authority.server()
+    return ServerTls(pair.certificate, pair.key, **more)
+
+
+@WAYS
+@pytest.mark.parametrize("newest", ["", "1.2"], ids=["newest TLS", "TLS 1.2"])
+def test_a_trusted_one(made, authority: Authority, newest: str):
+    with served(authority, newest=newest) as backend, made(trusting(authority.certificate)) as way:
+        for _ in range(3):
+            assert way.outcome(backend.url()).body == b"ok"
+        assert backend.connections() == 1, "kept alive"
+        assert way.outcome(backend.url(host="localhost")).body == b"ok"
+        assert [request.server_name for request in backend.requests()] == ["", "", "", "localhost"]
+
+
+@WAYS
+def test_a_stranger(made, authority: Authority, stranger: Authority):
+    with served(stranger) as backend, made(trusting(authority.certificate)) as way:
+        assert way.outcome(backend.url()).error == "SSLError"
+        assert backend.count() == 0
+
+
+@WAYS
+def test_nobody_is_trusted_by_default(made, authority: Authority):
+    with served(authority) as backend, made(trusting()) as way:
+        assert way.outcome(backend.url()).error == "SSLError"
+
+
+@WAYS
+@pytest.mark.parametrize("names", [["elsewhere.example"], ["127.0.0.2"], ["*.localhost"]], ids=lambda names: names[0])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_another_name(made, authority: Authority, names: list[str], host: str):
+    with served(authority, *names) as backend, made(trusting(authority.certificate)) as way:
+        assert way.outcome(backend.url(host=host)).error == "SSLError"
+        assert backend.count() == 0
+
+
+@WAYS
+def test_an_expired_one(made, authority: Authority):
+    with served(authority, expired=True) as backend, made(trusting(authority.certificate)) as way:
+        assert way.outcome(backend.url()).error == "SSLError"
+
+
+def test_a_context_that_checks_nothing(stranger: Authority):
+    context = trusting()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with served(stranger, "elsewhere.example") as backend, ours(context) as way:
+        assert way.outcome(backend.url()).body == b"ok"
+
+
+@WAYS
+def test_an_old_version(made, authority: Authority):
+    with served(authority, newest="1.1") as backend, made(trusting(authority.certificate)) as way:
+        assert way.outcome(backend.url()).error == "SSLError"
+
+
+@WAYS
+@pytest.mark.parametrize("newest", ["", "1.2"], ids=["newest TLS", "TLS 1.2"])
+def test_a_client_certificate(made, authority: Authority, newest: str):
+    pair = authority.client("mail.example")
+    context = trusting(authority.certificate, pair.certificate, pair.key)
+    with served(authority, newest=newest, client_ca=authority.certificate) as backend, made(context) as way:
+        assert way.outcome(backend.url()).body == b"ok"
+        assert backend.requests()[0].peer == "mail.example"
+
+
+@pytest.mark.parametrize("newest", ["", "1.2"], ids=["newest TLS", "TLS 1.2"])
+def test_no_client_certificate(authority: Authority, newest: str, way: Way):
+    """With TLS 1.3 the server's refusal arrives after the handshake. requests calls that a ConnectionError."""
+    with served(authority, newest=newest, client_ca=authority.certificate) as backend:
+        assert way.outcome(backend.url()).error == "SSLError"
+        assert backend.count() == 0
+
+
+@WAYS
+def test_a_stranger_s_client_certificate(made, authority: Authority, stranger: Authority):
+    pair = stranger.client("mail.example")
+    context = trusting(authority.certificate, pair.certificate, pair.key)
+    with served(authority, newest="1.2", client_ca=authority.certificate) as backend, made(context) as way:
+        assert way.outcome(backend.url()).error in ("SSLError", "ConnectionError")
+        assert backend.count() == 0
+
+
+@WAYS
+def test_a_server_without_tls(made):
+    with Scripted([Say(b"HTTP/1.1 400 Bad Request\r\n\r\n")]) as server, made() as way:
+        assert way.outcome(server.url.replace("http:", "https:")).error == "SSLError"
+
+
+@WAYS
+def test_a_close_in_the_handshake(made):
+    with Scripted([]) as server, made() as way:
+        assert way.outcome(server.url.replace("http:", "https:")).error in ("SSLError", "ConnectionError")
+
+
+def test_a_reset_in_the_handshake():
+    """Which it is depends on who comes first: the reset, or the first bytes that it answers."""
+    with Scripted([Reset()]) as server, ours() as way:
+        assert way.outcome(server.url.replace("http:", "https:")).error in ("ConnectionError", "SSLError")
+
+
+@WAYS
+def test_a_body_that_ends_without_goodbye(made, authority: Authority):
+    """The end of a connection without TLS's close_notify still ends a body; a length tells whether it was whole."""
+    said = b"HTTP/1.1 200 OK\r\n\r\nok"
+    with Scripted([Hear(), Say(said)], tls=tls_of(authority)) as server, made(trusting(authority.certificate)) as way:
+        assert way.outcome(server.url).body == b"ok"
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
+    with Scripted([Hear(), Say(cut)], tls=tls_of(authority)) as server, made(trusting(authority.certificate)) as way:
+        assert way.outcome(server.url).error == "ChunkedEncodingError"
+
+
+def test_a_kept_one_that_died_is_replaced(authority: Authority, way: Way):
+    for ending in ([Tell("closing")], [Hear()], [Hear(), Reset()]):
+        with Scripted([Hear(), Say(GOOD), *ending], [Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+            assert way.outcome(server.url).body == b"ok"
+            if ending == [Tell("closing")]:
+                server.wait("closing")
+            assert way.outcome(server.url).body == b"ok"
+            assert server.connections == 2
+        way.close()
+
+
+def test_bytes_after_a_response_are_no_answer(authority: Authority, way: Way):
+    for said in ([Say(GOOD + GOOD)], [Say(GOOD), Say(GOOD)]):
+        script = [Hear(), *said, AwaitEnd(), Tell("closed")]
+        with Scripted(script, [Hear(), Say(GOOD.replace(b"ok", b"no")), Stay()], tls=tls_of(authority)) as server:
+            assert way.outcome(server.url).body == b"ok"
+            if len(said) == 2:
+                (kept,) = way.adapter._kept.values()
+                assert kept.line._arrived.pending or kept.line._below._poll.poll(10_000)
+            assert way.outcome(server.url).body == b"no"
+            server.wait("closed")
+        way.close()
+
+
+class Peer:
+    """A line with a TLS server at its other end, in memory: what it says arrives all at once."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        self._to, self._from = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tls.context().wrap_bio(self._to, self._from, server_side=True)
+        self.sent, self.quiet = True, True
+
+    def put(self, data: bytes) -> None:
+        self._to.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+
+    def get(self, deadline: float) -> bytes:
+        return self._from.read()
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_record_behind_a_response_is_not_quiet(authority: Authority):
+    """It has left the socket already, so the socket says nothing of it."""
+    peer = Peer(tls_of(authority))
+    line = Line(peer, trusting(authority.certificate), "localhost")
+    line.handshake(0.0)
+    peer.tls.write(b"tickets and all")
+    assert line.get(0.0) == b"tickets and all" and line.quiet
+    peer.tls.write(b"first")
+    peer.tls.write(b"second")
+    assert line.get(0.0) == b"first" and not line.quiet
+    assert line.get(0.0) == b"second" and line.quiet
+
+
+def test_large_bodies(authority: Authority, way: Way):
+    large = bytes(range(256)) * 4096 * 8
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large) + large
+    with Scripted([Hear(), Say(said), Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+        outcome = way.outcome(server.url, body=large)
+        assert outcome.body == large
+        assert way.outcome(server.url).body == b"ok"
+        assert server.connections == 1 and server.heard[0][1].endswith(large)
+
+
+def test_an_early_answer(authority: Authority, way: Way):
+    early = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nearly"
+    script = [Hear(head_only=True), Say(early), Stay()]
+    with Scripted(script, [Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+        assert way.outcome(server.url, body=b"x" * 30_000_000).body == b"early"
+        assert way.outcome(server.url).body == b"ok"
+
+
+def test_only_one_protocol_is_offered(authority: Authority, way: Way):
+    """A server that knows HTTP/2, too, must not choose it."""
+    tls, chosen = tls_of(authority), []
+    context = tls.context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.sni_callback = None
+
+    class Recording(ServerTls):
+        def context(self) -> ssl.SSLContext:
+            return context
+
+    def wrap(*args: object, **more: object) -> ssl.SSLSocket:
+        made = ssl.SSLContext.wrap_socket(context, *args, **more)
+        chosen.append(made.selected_alpn_protocol())
+        return made
+
+    context.wrap_socket = wrap  # type: ignore[method-assign]
+    recording = Recording(tls.certificate, tls.key)
+    with Scripted([Secure(recording), Hear(), Say(GOOD), Stay()]) as server:
+        assert way.outcome(server.url.replace("http:", "https:")).body == b"ok"
+    assert chosen == ["http/1.1"]
