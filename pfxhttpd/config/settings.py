@@ -40,7 +40,7 @@ class Listener:
     worker_pool: Pool | None = None
 
     @property
-    def where(self) -> str:
+    def endpoint(self) -> str:
         """The address as operators write it; two listeners with the same one are the same socket."""
         if self.systemd_socket_name:
             return f"systemd:{self.systemd_socket_name}"

@@ -73,7 +73,7 @@ class ConnectionLimit:
         self._held.discard(place)
         self._unlock(place.base + place.number)
 
-    def wanted(self, place: Permit) -> bool:
+    def is_contended(self, place: Permit) -> bool:
         """Another process stands in the turnstile of this place's origin."""
         if not self.scarce:
             return False

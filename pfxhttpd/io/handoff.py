@@ -25,16 +25,16 @@ _ROOM = socket.CMSG_SPACE(_INT)
 class Connection:
     """A connection, without its descriptor.
 
-    `where` is its listener's address and `kind`/`name` what that listener served when the client came.
+    `endpoint` is its listener's address and `kind`/`name` what that listener served when the client came.
     `session` is "" until something about the client is logged. `unread` was received and not yet served, `unsent` is
     the rest of a reply that the client has not taken yet. `state` is a SASL connection's, None for the others.
     """
 
     kind: str
     name: str
-    where: str
-    label: str
-    opened: float
+    endpoint: str
+    peer: str
+    opened_at: float
     session: str = ""
     unread: bytes = field(default=b"", repr=False)
     unsent: bytes = field(default=b"", repr=False)
@@ -45,9 +45,9 @@ class Connection:
             (
                 self.kind,
                 self.name,
-                self.where,
-                self.label,
-                self.opened,
+                self.endpoint,
+                self.peer,
+                self.opened_at,
                 self.session,
                 self.unread,
                 self.unsent,
@@ -88,7 +88,7 @@ class Receiver:
     def fileno(self) -> int:
         return self._receiver.fileno()
 
-    def take(self) -> tuple[int, Connection] | None:
+    def receive(self) -> tuple[int, Connection] | None:
         """The next (descriptor, client), or None when there is nothing to take now.
 
         A message that lost its descriptor on the way (this process has no number left for it) is passed over: the

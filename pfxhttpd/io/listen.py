@@ -72,7 +72,7 @@ def _resolve(listener: Listener, host: str) -> tuple[int, tuple]:
     except (socket.gaierror, UnicodeError) as failure:
         wanted = "an IPv6 address" if listener.type == "tcp6" else "an address of this machine"
         reason = failure.strerror if isinstance(failure, OSError) else failure
-        raise SetupError(f"cannot listen on {listener.where}: {host} is not {wanted}: {reason}") from failure
+        raise SetupError(f"cannot listen on {listener.endpoint}: {host} is not {wanted}: {reason}") from failure
     found.sort(key=lambda one: one[0] != socket.AF_INET)
     return found[0][0], found[0][4]
 
@@ -105,16 +105,16 @@ def _refused(listener: Listener, failure: OSError) -> SetupError:
         errno.EADDRNOTAVAIL: "this machine has no such address",
     }
     hint = hints.get(failure.errno or 0, "")
-    text = f"cannot listen on {listener.where}: {failure.strerror}" + (f" ({hint})" if hint else "")
+    text = f"cannot listen on {listener.endpoint}: {failure.strerror}" + (f" ({hint})" if hint else "")
     return SetupError(text, permission=failure.errno in (errno.EACCES, errno.EPERM))
 
 
 def _bind_unix(listener: Listener, backlog: int) -> socket.socket:
     path = listener.address
     if not path or "\0" in path:
-        raise SetupError(f"cannot listen on {listener.where}: that is no path")
+        raise SetupError(f"cannot listen on {listener.endpoint}: that is no path")
     if len(os.fsencode(path)) > LONGEST_PATH:
-        raise SetupError(f"cannot listen on {listener.where}: the path is longer than {LONGEST_PATH} bytes")
+        raise SetupError(f"cannot listen on {listener.endpoint}: the path is longer than {LONGEST_PATH} bytes")
     owner = (
         _id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
         _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid),
@@ -156,7 +156,7 @@ def _unix_refused(listener: Listener, failure: OSError, made: bool) -> SetupErro
         hint = f"there is no directory {directory}"
     elif permission:
         hint = f"no right to write in {directory}"
-    text = f"cannot listen on {listener.where}: {failure.strerror}" + (f" ({hint})" if hint else "")
+    text = f"cannot listen on {listener.endpoint}: {failure.strerror}" + (f" ({hint})" if hint else "")
     return SetupError(text, permission)
 
 
@@ -169,7 +169,7 @@ def _id(listener: Listener, what: str, name: str, find: Callable[[str], int]) ->
     except (KeyError, ValueError):
         number = HIGHEST_ID + 1
     if number > HIGHEST_ID:
-        raise SetupError(f"cannot listen on {listener.where}: there is no {what} {name}")
+        raise SetupError(f"cannot listen on {listener.endpoint}: there is no {what} {name}")
     return number
 
 
@@ -180,13 +180,13 @@ def _remove_stale(listener: Listener) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise SetupError(f"cannot listen on {listener.where}: there is something else than a socket at that path")
+        raise SetupError(f"cannot listen on {listener.endpoint}: there is something else than a socket at that path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         code = probe.connect_ex(listener.address)
     if code in (0, errno.EAGAIN):
-        raise SetupError(f"cannot listen on {listener.where}: something answers there already")
+        raise SetupError(f"cannot listen on {listener.endpoint}: something answers there already")
     if code == errno.EPROTOTYPE:
-        raise SetupError(f"cannot listen on {listener.where}: there is a socket of another type at that path")
+        raise SetupError(f"cannot listen on {listener.endpoint}: there is a socket of another type at that path")
     if code not in (errno.ECONNREFUSED, errno.ENOENT):
         raise OSError(code, os.strerror(code))
     if _is_file(listener.address, (status.st_dev, status.st_ino)):
@@ -257,11 +257,11 @@ def check_fit(listener: Listener, door: socket.socket) -> None:
         listener.type, (socket.AF_INET, socket.AF_INET6)
     )
     if door.family not in families:
-        raise SetupError(f"{listener.where} is of family {_family(door)}, which does not fit type {listener.type}")
+        raise SetupError(f"{listener.endpoint} is of family {_family(door)}, which does not fit type {listener.type}")
     if door.type != socket.SOCK_STREAM:
-        raise SetupError(f"{listener.where} is no stream socket: use ListenStream= in the socket unit")
+        raise SetupError(f"{listener.endpoint} is no stream socket: use ListenStream= in the socket unit")
     if not door.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise SetupError(f"{listener.where} does not listen: use Accept=no in the socket unit")
+        raise SetupError(f"{listener.endpoint} does not listen: use Accept=no in the socket unit")
     if door.family != socket.AF_UNIX:
         _prepare(door)
 
@@ -270,7 +270,7 @@ def _family(door: socket.socket) -> str:
     return getattr(door.family, "name", str(door.family))
 
 
-def label(client: socket.socket, address: object) -> str:
+def peer_name(client: socket.socket, address: object) -> str:
     """How a client shows in logs: `127.0.0.1:12345`, `[::1]:12345`, `unix:pid=123`. `address` is what accept gave."""
     if isinstance(address, tuple):
         host, port = address[0], address[1]

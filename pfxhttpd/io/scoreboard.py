@@ -85,21 +85,21 @@ class WorkerRow:
     def idle(self) -> None:
         self._ints[self._state] = IDLE
 
-    def served(self) -> None:
+    def count_request(self) -> None:
         """One more request has been answered."""
         self._ints[self._requests] += 1
 
     def leaving(self) -> None:
         self._ints[self._state] = LEAVING
 
-    def holds(self, clients: int) -> None:
+    def set_held(self, clients: int) -> None:
         self._ints[self._held] = clients
 
-    def took(self) -> None:
+    def count_taken(self) -> None:
         """One client was taken from the pool's ready queue."""
         self._ints[self._taken] += 1
 
-    def gave(self) -> None:
+    def count_parked(self) -> None:
         """One client was given to parking."""
         self._ints[self._given] += 1
 
@@ -122,11 +122,11 @@ class PoolRow:
     def waiting(self) -> int:
         return self._ints[self._waiting]
 
-    def sent(self) -> None:
+    def count_sent(self) -> None:
         """Parking has put one more client into the kernel's queue."""
         self._ints[self._sent] += 1
 
-    def count(self, kept: int) -> None:
+    def publish(self, kept: int) -> None:
         """Publish the length: what the kernel's queue holds, and `kept` clients that parking keeps behind it."""
         queued = self._ints[self._sent] - self._ints[self._gone] - self._board.taken(self.index)
         self._ints[self._waiting] = kept + max(0, queued)
@@ -136,7 +136,7 @@ class PoolRow:
         """Clients that the workers say they have taken."""
         return self._board.taken(self.index)
 
-    def settle(self, kept: int) -> None:
+    def reset(self, kept: int) -> None:
         """The kernel's queue is known to be empty: forget what workers that died had taken uncounted."""
         self._ints[self._gone] = self._ints[self._sent] - self._board.taken(self.index)
         self._ints[self._waiting] = kept
@@ -237,7 +237,7 @@ class Scoreboard:
 
     # -- parking ------------------------------------------------------------------------------------------------
 
-    def park(self, clients: int, arrived: int = 0) -> None:
+    def set_parked(self, clients: int, arrived: int = 0) -> None:
         """Parking now holds so many clients, those in its queues included; so many more have arrived there."""
         self.grid.ints[self.PARKED] = clients
         self.grid.ints[self.ARRIVED] += arrived
@@ -247,20 +247,20 @@ class Scoreboard:
         return self.grid.ints[self.PARKED]
 
     @property
-    def travelling(self) -> int:
+    def in_transit(self) -> int:
         """Clients that workers have given to parking and that have not arrived."""
         ints = self.grid.ints
         return max(0, sum(self._given[: self.rows]) + ints[self.GONE] - ints[self.ARRIVED])
 
-    def arrive(self) -> None:
+    def forget_in_transit(self) -> None:
         """Nobody is on the way: forget those who were lost there with a process that died."""
         ints = self.grid.ints
         ints[self.ARRIVED] = sum(self._given[: self.rows]) + ints[self.GONE]
 
     @property
-    def held(self) -> int:
+    def connections(self) -> int:
         """Client connections that the server holds, in all its processes and between them."""
-        return self.grid.ints[self.PARKED] + self.travelling + sum(self._held[: self.rows])
+        return self.grid.ints[self.PARKED] + self.in_transit + sum(self._held[: self.rows])
 
     @property
     def generation(self) -> int:
@@ -285,7 +285,7 @@ class Scoreboard:
     # -- cache and targets ----------------------------------------------------------------------------------------
 
     @property
-    def store(self) -> CacheRow:
+    def cache(self) -> CacheRow:
         return CacheRow(self.grid, CELLS)
 
     def target(self, index: int) -> TargetRow:
@@ -294,12 +294,12 @@ class Scoreboard:
             raise IndexError(f"the scoreboard holds {TARGETS} targets at most")
         return TargetRow(self.grid, self._targets + index * CELLS, self._lock, index)
 
-    def forget_targets(self, kept: set[int]) -> None:
+    def reset_targets(self, kept: set[int]) -> None:
         """All targets' rows but those `kept` start anew: what they hold was said of targets that are gone."""
         for index in set(range(TARGETS)) - kept:
             self.target(index).write(0, 0, 0.0)
 
-    def targets_in(self, state: int) -> int:
+    def count_targets(self, state: int) -> int:
         """How many targets are in that state."""
         return self._states.tolist().count(state)
 
@@ -310,7 +310,7 @@ class Scoreboard:
         """Rows of workers to look at: no row beyond has ever been used."""
         return self.grid.ints[self.ROWS]
 
-    def hire(self, pool: int, slot: int, generation: int) -> int:
+    def allocate_worker(self, pool: int, slot: int, generation: int) -> int:
         """Take a free row for a worker about to be forked. Only the master calls this. Raises `RuntimeError` when
         all rows are taken (4096, while a configuration can ask for 1000 workers a pool)."""
         ints = self.grid.ints
@@ -325,13 +325,13 @@ class Scoreboard:
                 return row
         raise RuntimeError(f"the scoreboard holds {WORKERS} workers at most")
 
-    def started(self, row: int, pid: int) -> None:
+    def set_pid(self, row: int, pid: int) -> None:
         self.grid.ints[self._first + row * CELLS + WorkerRow.PID] = pid
 
     def worker(self, row: int) -> WorkerRow:
         return WorkerRow(self.grid, self._first + row * CELLS)
 
-    def fire(self, row: int) -> None:
+    def release_worker(self, row: int) -> None:
         """The worker of this row is gone: what it took is the pool's to remember, and the row is free again."""
         ints, base = self.grid.ints, self._first + row * CELLS
         ints[(2 + ints[base + WorkerRow.POOL]) * CELLS + PoolRow.GONE] += ints[base + WorkerRow.TAKEN]

@@ -53,7 +53,7 @@ class ConnectionHandler:
         logger: Logger,
     ) -> None:
         self._post, self._services, self._epoll, self._log = post, services, epoll, logger
-        self._listeners = {listener.where: listener for listener in settings.server.listen}
+        self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._idle = settings.server.client_idle_timeout
         self._client: Connection | None = None
         self._more = False
@@ -77,7 +77,7 @@ class ConnectionHandler:
         self._client, self.fd = client, fd
         self._more = bool(client.unread)
         self._heard_at = time.monotonic()
-        self._post.row.holds(1)
+        self._post.row.set_held(1)
 
     def watch(self) -> None:
         """Have epoll tell when the client has something to say, or takes more of its reply."""
@@ -96,7 +96,7 @@ class ConnectionHandler:
             return None
         return self._heard_at + self._idle - time.monotonic()
 
-    def let_go_if_silent(self) -> None:
+    def close_if_idle(self) -> None:
         patience = self.patience()
         if patience is not None and patience <= 0:
             self._close("idle for too long")
@@ -128,9 +128,9 @@ class ConnectionHandler:
         """Answer the next request among what is unread, if it is whole."""
         client, post = self._client, self._post
         if post.board.generation != post.generation:
-            self.put_back()
+            self.release()
             return Outcome.OUTDATED
-        listener = self._listeners.get(client.where)
+        listener = self._listeners.get(client.endpoint)
         if listener is not None and listener.kind == client.kind:
             client.name = listener.name
         try:
@@ -167,7 +167,7 @@ class ConnectionHandler:
 
     # -- letting go ---------------------------------------------------------------------------------------------
 
-    def put_back(self) -> None:
+    def release(self) -> None:
         """Other work goes first: the client queues up behind it, or waits in parking until it speaks."""
         if self._client is None:
             return
@@ -193,7 +193,7 @@ class ConnectionHandler:
                     self._log.info("Connection closed", **log_context.fields(client), reason=reason)
                 os.close(fd)
                 return
-        self._post.row.gave()
+        self._post.row.count_parked()
         os.close(fd)
 
     def _close(self, reason: str, error: bool = False) -> None:
@@ -209,4 +209,4 @@ class ConnectionHandler:
         self._client = None
         self.fd, self._watched = -1, 0
         self._more = False
-        self._post.row.holds(0)
+        self._post.row.set_held(0)

@@ -55,7 +55,7 @@ class Generation:
         default = self.places.get(GLOBAL) or next(iter(self.places.values()))
         entries = self.settings.entries[DOVECOT_SASL]
         doors = tuple(
-            SaslListener(listener.where, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
+            SaslListener(listener.endpoint, listener.name, tuple(m.name for m in mechanisms(entries[listener.name])))
             for listener in self._greeted()
         )
         server = self.settings.server
@@ -66,9 +66,9 @@ class Generation:
     def _greeted(self) -> list[Listener]:
         return [listener for listener in self.settings.server.listen if listener.kind == DOVECOT_SASL]
 
-    def greeted_doors(self) -> list[socket.socket]:
+    def sasl_sockets(self) -> list[socket.socket]:
         """The doors that parking opens, in the plan's order; the workers open all others."""
-        return [self.doors[listener.where] for listener in self._greeted()]
+        return [self.doors[listener.endpoint] for listener in self._greeted()]
 
     def sockets(self) -> list[socket.socket]:
         """Everything that is open for it."""
@@ -107,7 +107,7 @@ def prepare(
     try:
         context = tls.context(settings.server.tls)
         for listener in settings.server.listen:
-            doors[listener.where] = _door(listener, settings, previous, activated)
+            doors[listener.endpoint] = _door(listener, settings, previous, activated)
         taken = {place.index for place in previous.places.values()} if previous else set()
         for key, title, pool in _pools(settings):
             old = previous.places.get(key) if previous else None
@@ -118,7 +118,7 @@ def prepare(
             else:
                 index, ready, sender = old.index, old.ready, old.sender
             mine = {
-                listener.where: doors[listener.where]
+                listener.endpoint: doors[listener.endpoint]
                 for listener in settings.server.listen
                 if _pool_of(listener) == key
             }
@@ -141,14 +141,14 @@ def _door(
     previous: Generation | None,
     activated: Mapping[str, list[socket.socket]],
 ) -> socket.socket:
-    if previous and listener.where in previous.doors:
-        return previous.doors[listener.where]
+    if previous and listener.endpoint in previous.doors:
+        return previous.doors[listener.endpoint]
     if listener.systemd_socket_name:
         if previous:
-            raise SetupError(f"{listener.where}: a socket of systemd's cannot be added by a reload; restart")
+            raise SetupError(f"{listener.endpoint}: a socket of systemd's cannot be added by a reload; restart")
         passed = activated.get(listener.systemd_socket_name, [])
         if len(passed) != 1:
-            raise SetupError(f"{listener.where}: systemd passed {len(passed)} sockets of that name, not one")
+            raise SetupError(f"{listener.endpoint}: systemd passed {len(passed)} sockets of that name, not one")
         listen.check_fit(listener, passed[0])
         return passed[0]
     return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
@@ -173,13 +173,13 @@ def _targets(settings: Settings, previous: Generation | None) -> dict[str, int]:
 
 
 def _pool_of(listener: Listener) -> str:
-    return listener.where if listener.worker_pool else GLOBAL
+    return listener.endpoint if listener.worker_pool else GLOBAL
 
 
 def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
     """(key, title, pool) of each pool that has a listener, the global one first."""
     listeners = settings.server.listen
-    pools = [(listener.where, listener.name, listener.worker_pool) for listener in listeners if listener.worker_pool]
+    pools = [(listener.endpoint, listener.name, listener.worker_pool) for listener in listeners if listener.worker_pool]
     if len(pools) < len(listeners):
         pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
     if len(pools) > POOLS:

@@ -125,12 +125,12 @@ class Master:
         setproctitle(f"pfxhttpd: master {self._generation.settings.source}")
         if self._log.info:
             for listener in self._generation.settings.server.listen:
-                self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.where)
+                self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.endpoint)
         self._staff.settle()
         while True:
             now = time.monotonic()
             if self._stopping_by:
-                if self._seen_off(now):
+                if self._finish_stopping(now):
                     return self._code
             else:
                 self._supervise(now)
@@ -190,7 +190,7 @@ class Master:
             self._commit(self._roll)
         if now >= self._ticked + TICK:
             self._ticked = now
-            self._staff.kill_stuck(now)
+            self._staff.kill_stuck_workers(now)
             self._notifier.watchdog()
 
     def _reap(self) -> None:
@@ -249,7 +249,7 @@ class Master:
                 slot.child.kill()
         roll.generation.close(keeping=self._generation)
         self._refuse(roll.askers, reason)
-        self._reload_again()
+        self._start_queued_reload()
 
     def _commit(self, roll: PendingReload) -> None:
         """Every new worker is ready: from here on the new generation is the one that serves."""
@@ -259,7 +259,7 @@ class Master:
         self._staff.slots = dict(roll.slots)
         self._board.generation = new.number
         self._plan(old)
-        self._board.forget_targets({row for target, row in new.targets.items() if old.targets.get(target) == row})
+        self._board.reset_targets({row for target, row in new.targets.items() if old.targets.get(target) == row})
         for slot in roll.slots.values():
             slot.child.go()
         for (pool, _), slot in old_slots.items():
@@ -277,7 +277,7 @@ class Master:
             self._log.info("Configuration reloaded", generation=new.number, workers=len(roll.slots))
         self._notifier.ready(self._summary())
         control_server.answer(roll.askers, {"ok": True, "generation": new.number})
-        self._reload_again()
+        self._start_queued_reload()
 
     def _plan(self, old: Generation) -> None:
         """Tell parking, and give it the doors to open and the senders of queues it does not know."""
@@ -286,7 +286,7 @@ class Master:
             return
         new = self._generation
         added = [place for place in new.places.values() if place.key not in old.places]
-        sockets = [*(place.sender for place in added), *new.greeted_doors()]
+        sockets = [*(place.sender for place in added), *new.sasl_sockets()]
         try:
             order = new.plan().pack([place.index for place in added])
             socket.send_fds(parking.channel, [order], [sock.fileno() for sock in sockets])
@@ -294,7 +294,7 @@ class Master:
         except OSError:
             parking.kill()  # the next one is forked with all it needs
 
-    def _reload_again(self) -> None:
+    def _start_queued_reload(self) -> None:
         """A reload that was asked for during the one that has just ended."""
         if self._again is not None:
             askers, self._again = self._again, None
@@ -326,7 +326,7 @@ class Master:
         self._stop()
         self._stopping_by = time.monotonic()
 
-    def _seen_off(self, now: float) -> bool:
+    def _finish_stopping(self, now: float) -> bool:
         """Workers first, then parking; past the deadline whoever is left is killed. True when all are gone."""
         children = self._staff.children.values()
         if now >= self._stopping_by:

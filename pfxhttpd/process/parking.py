@@ -72,7 +72,7 @@ class Parking:
         board: Scoreboard,
         logger: Logger,
     ) -> None:
-        self._inbox, self._channel, self._plan = Receiver(arrivals), channel, plan
+        self._receiver, self._channel, self._plan = Receiver(arrivals), channel, plan
         self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
@@ -92,17 +92,17 @@ class Parking:
         for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(ignored, signal.SIG_IGN)
         self._senders = {queue.fd: queue for queue in self._queues.values()}
-        self._epoll.register(self._inbox.fileno(), select.EPOLLIN)
+        self._epoll.register(self._receiver.fileno(), select.EPOLLIN)
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._publish()
         self._channel.send(READY)
         while not self._leaving:
-            self._greeter.mind(room=self._board.held < self._plan.most)
+            self._greeter.mind(room=self._board.connections < self._plan.most)
             heard = self._epoll.poll(self._patience())
             if not heard:
-                self._board.arrive()
+                self._board.forget_in_transit()
             for fd, events in heard:
-                if fd == self._inbox.fileno():
+                if fd == self._receiver.fileno():
                     self._take_arrivals()
                 elif fd == self._channel.fileno():
                     self._obey()
@@ -112,7 +112,7 @@ class Parking:
                     self._senders[fd].deliver()
                 elif fd in self._parked:
                     self._hear(fd, events)
-            self._let_the_silent_go()
+            self._close_idle()
             for queue in self._queues.values():
                 queue.tend()
             self._publish()
@@ -122,7 +122,7 @@ class Parking:
         if self._parked:
             since, _ = next(iter(self._parked.values()))
             waits.append(since + self._plan.idle - time.monotonic())
-        if self._board.travelling or any(queue.waiting for queue in self._queues.values()):
+        if self._board.in_transit or any(queue.waiting for queue in self._queues.values()):
             waits.append(QUEUE_PAUSE)
         if self._greeter.kept_out:
             waits.append(CROWDED_PAUSE)
@@ -161,7 +161,7 @@ class Parking:
 
     def _take_arrivals(self) -> None:
         for _ in range(BATCH):
-            taken = self._inbox.take()
+            taken = self._receiver.receive()
             if taken is None:
                 return
             self._arrived += 1
@@ -229,7 +229,7 @@ class Parking:
 
     def _ready(self, fd: int, client: Connection) -> None:
         """A client that a worker has to look at."""
-        self._queues[self._plan.pools.get(client.where, self._plan.default)].add(fd, client)
+        self._queues[self._plan.pools.get(client.endpoint, self._plan.default)].add(fd, client)
 
     def _unpark(self, fd: int) -> None:
         del self._parked[fd]
@@ -242,7 +242,7 @@ class Parking:
         if self._log.info:
             self._log.info("Connection closed", **log_context.fields(client), **({"reason": reason} if reason else {}))
 
-    def _let_the_silent_go(self) -> None:
+    def _close_idle(self) -> None:
         """Clients are in the order in which they were last heard. A SASL client may be silent for ever: over TCP,
         Postfix would answer its user 454 for a connection that we closed."""
         limit = time.monotonic() - self._plan.idle
@@ -260,7 +260,7 @@ class Parking:
 
     def _publish(self) -> None:
         parked = len(self._parked)
-        self._board.park(parked + sum(queue.waiting for queue in self._queues.values()), self._arrived)
+        self._board.set_parked(parked + sum(queue.waiting for queue in self._queues.values()), self._arrived)
         self._arrived = 0
         if self._title_for != parked and time.monotonic() >= self._title_at + TITLE_PAUSE:
             setproctitle(f"pfxhttpd: parking {parked} clients")

@@ -16,7 +16,7 @@ MAX_DESCRIPTORS = 253
 class SaslListener:
     """A SASL listener: its address, its entry, and the mechanisms that its clients are offered, by name."""
 
-    where: str
+    endpoint: str
     name: str
     mechanisms: tuple[str, ...]
 
@@ -35,7 +35,7 @@ class ParkingConfig:
 
     def pack(self, added: list[int]) -> bytes:
         """The plan as an order; the senders of the pools `added` go along as descriptors, then the doors."""
-        doors = [(door.where, door.name, door.mechanisms) for door in self.doors]
+        doors = [(door.endpoint, door.name, door.mechanisms) for door in self.doors]
         return marshal.dumps(
             (dict(self.pools), self.default, self.idle, self.most, doors, astuple(self.logging), added)
         )

@@ -57,7 +57,7 @@ class ReadyQueue:
     def _count_anew(self) -> None:
         """Between taking a client and saying so, a worker looks like one that died with it; so the count is put right
         only when an empty queue and a count that says otherwise have stood beside each other for a while."""
-        self._row.count(0)
+        self._row.publish(0)
         if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
             self._doubted = None
             return
@@ -65,7 +65,7 @@ class ReadyQueue:
         if self._doubted is None or self._doubted[0] != taken:
             self._doubted = (taken, now)
         elif now - self._doubted[1] >= CERTAIN:
-            self._row.settle(0)
+            self._row.reset(0)
             self._doubted = None
 
     def deliver(self) -> None:
@@ -86,10 +86,10 @@ class ReadyQueue:
                         "Connection closed", **log_context.fields(client), reason="net.core.wmem_max is too small"
                     )
             else:
-                self._row.sent()
+                self._row.count_sent()
             kept.popleft()
             os.close(fd)
-        self._row.count(len(kept))
+        self._row.publish(len(kept))
         if full is not self._full:
             self._full = full
             if full:

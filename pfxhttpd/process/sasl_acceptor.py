@@ -82,7 +82,9 @@ class SaslAcceptor:
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._greeted += 1
-        client = Connection(DOVECOT_SASL, door.name, door.where, listen.label(accepted, address), time.monotonic())
+        client = Connection(
+            DOVECOT_SASL, door.name, door.endpoint, listen.peer_name(accepted, address), time.monotonic()
+        )
         offered = [_MECHANISMS[name] for name in door.mechanisms]
         client.unsent = greeting(offered, os.getpid(), self._greeted, os.urandom(16).hex())
         if self._log.info:

@@ -35,12 +35,12 @@ class Services:
         self.transport = Transport(
             context,
             idle=server.http_client.idle_connection_timeout,
-            lines=_share(server.http_client, post.pool.max_workers),
-            quota=post.connection_limit,
+            max_idle=_share(server.http_client, post.pool.max_workers),
+            limiter=post.connection_limit,
         )
         if server.response_cache.enabled:
-            post.store.open(PATIENCE)
-        self.memory = CacheBuffer(post.store, post.board.store, server.response_cache)
+            post.store.connect(PATIENCE)
+        self.memory = CacheBuffer(post.store, post.board.cache, server.response_cache)
         session = DirectSession(self.transport)
 
         def backend(entry: Entry) -> Backend:

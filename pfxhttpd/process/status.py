@@ -53,10 +53,10 @@ def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> 
         "pid": os.getpid(),
         "configuration": generation.settings.source,
         "generation": generation.number,
-        "connections": board.held,
+        "connections": board.connections,
         "max_connections": generation.max_connections,
         "pools": pools,
-        "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.store.read()},
+        "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.cache.read()},
         "targets": [_target(target, board.target(row).read(), now) for target, row in generation.targets.items()],
         "workers": sorted(workers, key=lambda worker: (worker["pool"], worker["process"])),
         "processes": others,
@@ -72,8 +72,10 @@ def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[st
 def lines(status: Mapping[str, Any]) -> list[str]:
     """The same for people, one line each."""
     said = [
-        (f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
-        f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections")
+        (
+            f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
+            f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
+        )
     ]
     for pool in status["pools"]:
         said.append(

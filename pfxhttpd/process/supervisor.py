@@ -111,9 +111,9 @@ class Supervisor:
         """A worker of that generation; it waits for the word to begin. Raises `OSError`, `RuntimeError`."""
         place = generation.places[key[0]]
         named, client = worker_title(generation, key), generation.settings.server.http_client
-        greeted = generation.greeted_doors()
+        greeted = generation.sasl_sockets()
         doors = {where: door for where, door in place.doors.items() if door not in greeted}
-        row = self._board.hire(place.index, key[1], generation.number)
+        row = self._board.allocate_worker(place.index, key[1], generation.number)
 
         def live(channel: socket.socket) -> None:
             post = WorkerContext(
@@ -141,16 +141,16 @@ class Supervisor:
                 f"worker {named}", live, generation, {place.ready, self._arrivals_sender, *doors.values()}
             )
         except OSError:
-            self._board.fire(row)
+            self._board.release_worker(row)
             raise
         child.row = row
-        self._board.started(row, child.pid)
+        self._board.set_pid(row, child.pid)
         return child
 
     def _fork_parking(self) -> Child:
         generation = self.generation
         queues = {place.index: place.sender for place in generation.places.values()}
-        doors = generation.greeted_doors()
+        doors = generation.sasl_sockets()
 
         def live(channel: socket.socket) -> None:
             setproctitle("pfxhttpd: parking 0 clients")
@@ -167,7 +167,7 @@ class Supervisor:
                 logger.error("Cache failed", reason=why)
 
         def live(channel: socket.socket) -> None:
-            cache.run(channel, self._cache_directory, self._authkey, self._board.store, failed)
+            cache.run(channel, self._cache_directory, self._authkey, self._board.cache, failed)
 
         return self._fork("cache", live, self.generation, set())
 
@@ -265,13 +265,13 @@ class Supervisor:
             self._selector.unregister(child.channel)
         child.channel.close()
         if child.row >= 0:
-            self._board.fire(child.row)
+            self._board.release_worker(child.row)
         elif child.name == "parking":
-            self._board.park(0)
+            self._board.set_parked(0)
             self.plans = 0
             self._dissolve()
         elif child.name == "cache":
-            self._board.store.clear()
+            self._board.cache.clear()
         code = os.waitstatus_to_exitcode(how)
         log = self.generation.logger
         if code and child.state is not State.LEAVING and log.error:
@@ -282,7 +282,7 @@ class Supervisor:
             if child in (slot.child, slot.successor):
                 slot.lost(child, now)
 
-    def kill_stuck(self, now: float) -> None:
+    def kill_stuck_workers(self, now: float) -> None:
         """A worker that is still busy well past its request's deadline will not come back by itself."""
         log = self.generation.logger
         for child in self.workers():

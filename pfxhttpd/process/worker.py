@@ -46,10 +46,10 @@ class Worker:
         self._transport, self._memory = equipment.transport, equipment.memory
         self._epoll = select.epoll()
         self._hand = ConnectionHandler(post, settings, equipment.services, self._epoll, logger)
-        self._listeners = {listener.where: listener for listener in settings.server.listen}
+        self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
         self._door_open = self._crowded = False
-        self._inbox = Receiver(post.ready)
+        self._receiver = Receiver(post.ready)
         self._sated = False
         self._leaving = self._dissolving = False
         most = post.pool.max_requests
@@ -73,7 +73,7 @@ class Worker:
         channel.setblocking(False)
         for fd in self._orders:
             self._epoll.register(fd, select.EPOLLIN)
-        self._epoll.register(self._inbox.fileno(), _EXCLUSIVE)
+        self._epoll.register(self._receiver.fileno(), _EXCLUSIVE)
         self._post.row.idle()
         while not self._leaving:
             self._turn()
@@ -111,10 +111,10 @@ class Worker:
         """Take along nothing: what this worker was woken for would otherwise wait for nobody."""
         for fd, client in self._arrivals(self._epoll.poll(0)):
             self._hand.park(fd, client)
-        while self._dissolving and (waiting := self._inbox.take()):
-            self._post.row.took()
+        while self._dissolving and (waiting := self._receiver.receive()):
+            self._post.row.count_taken()
             self._hand.park(*waiting)
-        self._hand.put_back()
+        self._hand.release()
         self._memory.flush()
         self._transport.close()
 
@@ -122,7 +122,7 @@ class Worker:
 
     def _turn(self) -> None:
         """Wait for something, take it, serve one request."""
-        self._mind_doors()
+        self._update_listeners()
         hand = self._hand
         more = hand.more
         events = self._epoll.poll(0) if more or not hand.watched else ()
@@ -130,7 +130,7 @@ class Worker:
             events = self._sleep()
         arrivals = self._arrivals(events)
         if arrivals:
-            hand.put_back()
+            hand.release()
             first, *others = arrivals
             for fd, client in others:
                 hand.park(fd, client)
@@ -144,7 +144,7 @@ class Worker:
         elif not events:
             self._memory.flush()
             self._transport.expire(time.monotonic())
-            hand.let_go_if_silent()
+            hand.close_if_idle()
 
     def _sleep(self) -> list[tuple[int, int]]:
         """Nothing is to be done: show it, and wait, behind the others if this worker has just had its share."""
@@ -158,7 +158,7 @@ class Worker:
         """What is owed after a look at the client, and after its answer."""
         if outcome is Outcome.ANSWERED:
             row = self._post.row
-            row.served()
+            row.count_request()
             if row.requests == self._tired_at:
                 self._tell(MAX_REQUESTS)
             self._memory.tend()
@@ -171,7 +171,7 @@ class Worker:
         """Go behind the other sleepers: the kernel wakes the first, and that is to be one with nobody in hand. So, with
         no more clients than workers, each client soon has a worker that keeps it."""
         self._sated = False
-        for fd in (self._inbox.fileno(), *(self._doors if self._door_open else ())):
+        for fd in (self._receiver.fileno(), *(self._doors if self._door_open else ())):
             self._epoll.unregister(fd)
             self._epoll.register(fd, _EXCLUSIVE)
 
@@ -179,10 +179,10 @@ class Worker:
         """One client of everything shared that this worker was woken for."""
         arrivals = []
         for fd, _ in events:
-            if fd == self._inbox.fileno():
-                taken = self._inbox.take()
+            if fd == self._receiver.fileno():
+                taken = self._receiver.receive()
                 if taken:
-                    self._post.row.took()
+                    self._post.row.count_taken()
                     arrivals.append(taken)
             elif fd in self._doors:
                 accepted = self._accept(*self._doors[fd])
@@ -199,17 +199,17 @@ class Worker:
             waits.append(CROWDED_PAUSE)  # nobody wakes a worker to tell that the queue or the server has room again
         if self._memory.pending:
             waits.append(FLUSH_PAUSE)
-        if self._transport.patience is not None:
-            waits.append(self._transport.patience)
+        if self._transport.next_expiry is not None:
+            waits.append(self._transport.next_expiry)
         return max(0.0, min(waits)) if waits else None
 
     # -- the doors ----------------------------------------------------------------------------------------------
 
-    def _mind_doors(self) -> None:
+    def _update_listeners(self) -> None:
         """Accept nothing while the pool's queue is full or the server holds all the connections it may."""
         post = self._post
         if self._crowded:
-            self._crowded = post.board.held >= post.max_connections
+            self._crowded = post.board.connections >= post.max_connections
         opened = not self._crowded and post.pool_row.waiting < post.pool.max_queue
         if opened is self._door_open:
             return
@@ -221,7 +221,7 @@ class Worker:
                 self._epoll.unregister(fd)
 
     def _accept(self, door: socket.socket, where: str) -> tuple[int, Connection] | None:
-        self._crowded = self._post.board.held >= self._post.max_connections
+        self._crowded = self._post.board.connections >= self._post.max_connections
         if self._crowded:
             return None
         try:
@@ -230,7 +230,7 @@ class Worker:
             return None
         sock.setblocking(False)
         listener = self._listeners[where]
-        client = Connection(listener.kind, listener.name, where, listen.label(sock, address), time.monotonic())
+        client = Connection(listener.kind, listener.name, where, listen.peer_name(sock, address), time.monotonic())
         if self._log.info:
             self._log.info("New connection established", **log_context.fields(client), listener=listener.name)
         return sock.detach(), client

@@ -82,7 +82,7 @@ class Backend:
         self._wants_headers = entry.kind == DOVECOT_SASL
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
-        self._prepared = RenderedRequest.of(request)
+        self._prepared = RenderedRequest.from_request(request)
 
     def consult(
         self,

@@ -74,7 +74,7 @@ class SharedBreaker:
     def _probe(self) -> int:
         """It seems to be time for a probe: see whether this request may be the one."""
         row = self._row
-        if row.state != HALF_OPEN and self._board.targets_in(HALF_OPEN) >= self._probes:
+        if row.state != HALF_OPEN and self._board.count_targets(HALF_OPEN) >= self._probes:
             return REFUSE
         if not row.lock():
             return ASK

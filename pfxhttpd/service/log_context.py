@@ -18,7 +18,7 @@ def session(client: Connection) -> str:
 
 
 def fields(client: Connection) -> dict[str, str]:
-    return {"session": session(client), "client": client.label}
+    return {"session": session(client), "client": client.peer}
 
 
 class LogContext:
@@ -36,6 +36,6 @@ class LogContext:
             self._fields = {
                 "session": session(self._client),
                 "sub_session": os.urandom(8).hex(),
-                "client": self._client.label,
+                "client": self._client.peer,
             }
         return self._fields

@@ -173,7 +173,7 @@ def test_a_defect_over_there_is_nothing_known_over_here(cache: Remembering, call
 def test_it_can_be_reached_ahead_of_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Remembering(tmp_path / "cache")
     early = CacheClient(cache.directory, KEY)
-    opening = threading.Thread(target=early.open, args=(10.0,))
+    opening = threading.Thread(target=early.connect, args=(10.0,))
     opening.start()
     cache.start()
     opening.join()
@@ -191,7 +191,7 @@ def test_reaching_it_ahead_of_need_ends_in_time_and_is_no_failure(cache: Remembe
         cache.pause()
     else:
         cache.kill()
-    assert 0.05 < took(lambda: early.open(0.1)) < 0.1 + TOLERANCE
+    assert 0.05 < took(lambda: early.connect(0.1)) < 0.1 + TOLERANCE
     if stopped:
         cache.signal(signal.SIGCONT)
     else:

@@ -106,7 +106,7 @@ def test_a_place_given_back_is_free(team: list[Worker]):
     place = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     three.begin("acquire", HERE, later())
-    while not one.do("wanted", place):
+    while not one.do("is_contended", place):
         pass
     one.do("release", place)
     assert three.end() == place
@@ -116,12 +116,12 @@ def test_a_place_is_wanted_only_while_somebody_waits(team: list[Worker]):
     one, two, three = team
     place = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
-    assert one.do("wanted", place) is False
+    assert one.do("is_contended", place) is False
     three.begin("acquire", HERE, time.monotonic() + 0.5)
-    while not one.do("wanted", place):
+    while not one.do("is_contended", place):
         pass
     assert three.end() == "timed out"
-    assert one.do("wanted", place) is False
+    assert one.do("is_contended", place) is False
 
 
 def test_who_waits_is_not_overtaken(team: list[Worker]):
@@ -129,7 +129,7 @@ def test_who_waits_is_not_overtaken(team: list[Worker]):
     for worker in team[:2]:
         worker.held = worker.do("acquire", HERE, later())
     team[2].begin("acquire", HERE, later())
-    while not team[0].do("wanted", team[0].held):
+    while not team[0].do("is_contended", team[0].held):
         pass
     team[0].do("release", team[0].held)
     assert team[0].do("acquire", HERE, soon()) == "timed out"
@@ -149,11 +149,11 @@ def test_the_dead_do_not_wait(team: list[Worker]):
     place = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     three.begin("acquire", HERE, later())
-    while not one.do("wanted", place):
+    while not one.do("is_contended", place):
         pass
     os.kill(three.process.pid, signal.SIGKILL)
     three.process.join()
-    assert one.do("wanted", place) is False
+    assert one.do("is_contended", place) is False
 
 
 def test_everybody_gets_a_turn(file: int):
@@ -188,7 +188,7 @@ def test_everybody_gets_a_turn(file: int):
 def test_nobody_asks_twice_where_there_is_enough(file: int):
     quota = ConnectionLimit(file, limit=3, workers=3)
     assert not quota.scarce and quota.linger == float("inf")
-    assert quota.wanted(quota.acquire(HERE, later())) is False
+    assert quota.is_contended(quota.acquire(HERE, later())) is False
 
 
 # -- and the transport ----------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_nobody_asks_twice_where_there_is_enough(file: int):
 def test_the_transport_gives_back_what_it_closes(file: int):
     rival = Worker(file, 1)
     with (
-        ours(quota=ConnectionLimit(file, 1, 2)) as way,
+        ours(limiter=ConnectionLimit(file, 1, 2)) as way,
         Scripted([Hear(), Say(GOOD), AwaitEnd(), Tell("closed")]) as server,
     ):
         origin = ("http", "127.0.0.1", server.port)
@@ -211,7 +211,7 @@ def test_the_transport_gives_back_what_it_closes(file: int):
 
 def test_the_transport_keeps_none_that_another_waits_for(file: int):
     rival = Worker(file, 1)
-    with ours(quota=ConnectionLimit(file, 1, 2)) as way:
+    with ours(limiter=ConnectionLimit(file, 1, 2)) as way:
         with Scripted([Hear(), Await("go"), Say(GOOD), AwaitEnd(), Tell("closed")]) as server:
             origin = ("http", "127.0.0.1", server.port)
             asking = threading.Thread(target=way.outcome, args=[server.url])
@@ -231,14 +231,14 @@ def await_waiting(file: int, origin: tuple[str, str, int]) -> None:
     scratch, onlooker = lock_file(), Worker(file, 1)
     place = ConnectionLimit(scratch, 1, 2).acquire(origin, later())
     os.close(scratch)
-    while not onlooker.do("wanted", place):
+    while not onlooker.do("is_contended", place):
         pass
     onlooker.stop()
 
 
 def test_the_transport_times_out_without_a_place(file: int):
     rival = Worker(file, 1)
-    with ours(quota=ConnectionLimit(file, 1, 2)) as way, Scripted([Stay()]) as server:
+    with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted([Stay()]) as server:
         rival.do("acquire", ("http", "127.0.0.1", server.port), later())
         assert way.outcome(server.url, timeout=0.2).error == "ConnectTimeout"
         assert server.connections == 0
@@ -252,7 +252,7 @@ def test_the_transport_times_out_without_a_place(file: int):
 )
 def test_the_transport_gives_back_after_every_end(file: int, script: list):
     rival = Worker(file, 1)
-    with ours(quota=ConnectionLimit(file, 1, 2)) as way, Scripted(script) as server:
+    with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted(script) as server:
         way.outcome(server.url)
         assert isinstance(rival.do("acquire", ("http", "127.0.0.1", server.port), soon()), Permit)
     rival.stop()
@@ -260,7 +260,7 @@ def test_the_transport_gives_back_after_every_end(file: int, script: list):
 
 def test_the_transport_gives_back_what_it_could_not_open(file: int):
     rival = Worker(file, 1)
-    with ours(quota=ConnectionLimit(file, 1, 2)) as way:
+    with ours(limiter=ConnectionLimit(file, 1, 2)) as way:
         assert way.outcome("http://127.0.0.1:1/").error == "ConnectionError"
         assert isinstance(rival.do("acquire", ("http", "127.0.0.1", 1), soon()), Permit)
     rival.stop()

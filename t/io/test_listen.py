@@ -39,7 +39,7 @@ def reach(door: socket.socket, host: str) -> tuple[socket.socket, str]:
         client.connect((host, door.getsockname()[1]))
         assert select.select([door], [], [], 5)[0]
         accepted, address = door.accept()
-        return accepted, listen.label(accepted, address).replace(str(client.getsockname()[1]), "PORT")
+        return accepted, listen.peer_name(accepted, address).replace(str(client.getsockname()[1]), "PORT")
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_of_a_names_addresses_tcp_takes_the_ipv4_one(
 def refusal(listener: Listener) -> SetupError:
     with pytest.raises(SetupError) as caught:
         listen.bind(listener, 10)
-    assert "\n" not in str(caught.value) and listener.where in str(caught.value)
+    assert "\n" not in str(caught.value) and listener.endpoint in str(caught.value)
     return caught.value
 
 
@@ -370,10 +370,10 @@ def test_retiring_without_the_file_or_without_the_right_is_no_error(tmp_path: Pa
 
 def test_labels() -> None:
     with socket.socket(socket.AF_INET) as client:
-        assert listen.label(client, ("192.0.2.1", 25)) == "192.0.2.1:25"
-        assert listen.label(client, ("2001:db8::1", 25, 0, 0)) == "[2001:db8::1]:25"
-        assert listen.label(client, ("::ffff:192.0.2.1", 25, 0, 0)) == "192.0.2.1:25"
-        assert listen.label(client, ("::ffff:1:2", 25, 0, 0)) == "[::ffff:1:2]:25"
+        assert listen.peer_name(client, ("192.0.2.1", 25)) == "192.0.2.1:25"
+        assert listen.peer_name(client, ("2001:db8::1", 25, 0, 0)) == "[2001:db8::1]:25"
+        assert listen.peer_name(client, ("::ffff:192.0.2.1", 25, 0, 0)) == "192.0.2.1:25"
+        assert listen.peer_name(client, ("::ffff:1:2", 25, 0, 0)) == "[::ffff:1:2]:25"
 
 
 def test_the_label_of_a_local_client_tells_its_process(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_the_label_of_a_local_client_tells_its_process(tmp_path: Path) -> None:
         client.connect(str(tmp_path / "s"))
         accepted, address = door.accept()
         with accepted:
-            assert listen.label(accepted, address) == f"unix:pid={os.getpid()}"
+            assert listen.peer_name(accepted, address) == f"unix:pid={os.getpid()}"
 
 
 def passed(given: dict[int, socket.socket], environ: dict[str, str], pid: int | None = None) -> object:

@@ -48,7 +48,7 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def arrived(port: int, way: Way) -> None:
     """Returns when something can be read on the one kept connection: bytes or its end."""
     (kept,) = way.adapter._kept.values()
-    assert kept.line._poll.poll(10_000), "nothing arrived"
+    assert kept.stream._poll.poll(10_000), "nothing arrived"
 
 
 # -- kept ---------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_one_that_the_server_gives_up_is_closed(way: Way, said: bytes):
 
 def test_no_more_are_kept_than_may_be():
     with (
-        ours(lines=2) as way,
+        ours(max_idle=2) as way,
         Scripted([Hear(), Say(ONE), AwaitEnd(), Tell("closed")]) as oldest,
         Scripted([Hear(), Say(ONE), Stay()]) as other,
         Scripted([Hear(), Say(ONE), Stay()]) as newest,
@@ -98,18 +98,18 @@ def test_no_more_are_kept_than_may_be():
         for server in (oldest, other, newest):
             asked(way, server.url)
         oldest.wait("closed")
-        assert way.adapter.holds == 2
+        assert way.adapter.open_connections == 2
 
 
 def test_an_idle_one_expires():
     with ours(idle=30.0) as way, Scripted([Hear(), Say(ONE), AwaitEnd(), Tell("closed")]) as server:
         asked(way, server.url)
         way.adapter.expire(time.monotonic() + 29)
-        assert way.adapter.holds == 1
+        assert way.adapter.open_connections == 1
         way.adapter.expire(time.monotonic() + 31)
         server.wait("closed")
-        assert way.adapter.holds == 0
-        assert way.adapter.patience is None
+        assert way.adapter.open_connections == 0
+        assert way.adapter.next_expiry is None
 
 
 def test_one_that_was_idle_too_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch):
@@ -330,5 +330,5 @@ def test_connections_are_not_delayed(our_way: Way):
     with Scripted([Hear(), Say(ONE), Stay()]) as server:
         asked(our_way, server.url)
         (kept,) = our_way.adapter._kept.values()
-        assert kept.line._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert not kept.line._sock.get_inheritable()
+        assert kept.stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not kept.stream._sock.get_inheritable()

@@ -174,7 +174,7 @@ def test_bytes_after_a_response_are_no_answer(authority: Authority, way: Way):
             assert way.outcome(server.url).body == b"ok"
             if len(said) == 2:
                 (kept,) = way.adapter._kept.values()
-                assert kept.line._arrived.pending or kept.line._below._poll.poll(10_000)
+                assert kept.stream._arrived.pending or kept.stream._below._poll.poll(10_000)
             assert way.outcome(server.url).body == b"no"
             server.wait("closed")
         way.close()
@@ -186,14 +186,14 @@ class Peer:
     def __init__(self, tls: ServerTls) -> None:
         self._to, self._from = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = tls.context().wrap_bio(self._to, self._from, server_side=True)
-        self.sent, self.quiet = True, True
+        self.flushed, self.is_idle = True, True
 
-    def put(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self._to.write(data)
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.do_handshake()
 
-    def get(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> bytes:
         return self._from.read()
 
     def close(self) -> None:
@@ -206,11 +206,11 @@ def test_a_record_behind_a_response_is_not_quiet(authority: Authority):
     line = Line(peer, trusting(authority.certificate), "localhost")
     line.handshake(0.0)
     peer.tls.write(b"tickets and all")
-    assert line.get(0.0) == b"tickets and all" and line.quiet
+    assert line.read(0.0) == b"tickets and all" and line.is_idle
     peer.tls.write(b"first")
     peer.tls.write(b"second")
-    assert line.get(0.0) == b"first" and not line.quiet
-    assert line.get(0.0) == b"second" and line.quiet
+    assert line.read(0.0) == b"first" and not line.is_idle
+    assert line.read(0.0) == b"second" and line.is_idle
 
 
 def test_large_bodies(authority: Authority, way: Way):

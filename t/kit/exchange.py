@@ -71,7 +71,7 @@ class Way:
     ) -> RenderedRequest:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         prepared = self.session.prepare_request(Request(method, url, data=body, headers=named))
-        return RenderedRequest.of(prepared)
+        return RenderedRequest.from_request(prepared)
 
     def send(
         self, request: requests.PreparedRequest, timeout: float = TIMEOUT, proxy: str = "", redirects: bool = False

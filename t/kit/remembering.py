@@ -23,7 +23,7 @@ class Remembering:
 
     def __init__(self, directory: Path) -> None:
         self.directory = str(directory)
-        self.row: CacheRow = Scoreboard().store
+        self.row: CacheRow = Scoreboard().cache
         self.pid = 0
         client.make_directory(self.directory)
 

@@ -338,7 +338,7 @@ def test_the_lock_of_a_worker_that_dies_is_free(site: Site, holder: int) -> None
 def test_rows_of_targets_that_are_gone_start_anew(site: Site) -> None:
     for target in (0, 1, 2):
         site.break_down(target)
-    site.board.forget_targets({1})
+    site.board.reset_targets({1})
     assert [site.state(target) for target in (0, 1, 2)] == [CLOSED, OPEN, CLOSED]
-    assert site.board.targets_in(OPEN) == 1
+    assert site.board.count_targets(OPEN) == 1
     assert site.board.target(0).healthy

@@ -213,9 +213,9 @@ class CacheClient:
         self.losses = 0
         """Grows whenever something that was put may not be there any more: a call failed, or the table is a new one."""
 
-    def open(self, patience: float) -> None:
-        """Connect ahead of need, while nobody waits: for `patience` seconds at most."""
-        deadline = time.monotonic() + patience
+    def connect(self, timeout: float) -> None:
+        """Connect ahead of need, while nobody waits: for `timeout` seconds at most."""
+        deadline = time.monotonic() + timeout
         while self._line is None:
             try:
                 self._line = self._connect(deadline)

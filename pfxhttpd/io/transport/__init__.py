@@ -10,7 +10,7 @@ OpenSSL, as the context says that `trust` made.
     request   a prepared request with its head rendered
     dial      a new connection: resolve, connect, CONNECT, TLS
     line      a connection that sends while it listens, by a deadline; plain, or TLS over another
-    reply     the response as it arrives, bounded and decoded
+    parser     the response as it arrives, bounded and decoded
 
 How it differs from `requests.adapters.HTTPAdapter`, on purpose: `timeout` is the deadline of the whole exchange;
 a timeout is a `Timeout` wherever it strikes, in the body or at a proxy, too; heads (64 KiB) and bodies (10 MiB) are

@@ -14,7 +14,7 @@ from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
-from pfxhttpd.io.transport.dial import dial, proxy_credentials
+from pfxhttpd.io.transport.dial import dial, proxy_authorization
 from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import MAX_BODY, ParsedResponse, ResponseParser, TooLarge
 from pfxhttpd.io.transport.stream import Stream
@@ -35,9 +35,9 @@ class ConnectionLimit(Protocol):
     def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
         """Waits for a place among the origin's connections. Raises `TimeoutError` at `deadline`."""
 
-    def release(self, place: Any) -> None: ...
+    def release(self, permit: Any) -> None: ...
 
-    def wanted(self, place: Any) -> bool:
+    def is_contended(self, permit: Any) -> bool:
         """Somebody waits for a place like this one."""
 
 
@@ -47,20 +47,20 @@ class _Unlimited:
     def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
         return None
 
-    def release(self, place: Any) -> None:
+    def release(self, permit: Any) -> None:
         pass
 
-    def wanted(self, place: Any) -> bool:
+    def is_contended(self, permit: Any) -> bool:
         return False
 
 
 class _Kept:
-    """A connection, its place in the quota, and when it was last used (monotonic seconds)."""
+    """A connection, its place in the limiter, and when it was last used (monotonic seconds)."""
 
-    __slots__ = ("line", "place", "used")
+    __slots__ = ("stream", "permit", "used")
 
-    def __init__(self, line: Stream, place: Any) -> None:
-        self.line, self.place, self.used = line, place, 0.0
+    def __init__(self, stream: Stream, permit: Any) -> None:
+        self.stream, self.permit, self.used = stream, permit, 0.0
 
 
 class Transport(BaseAdapter):
@@ -75,15 +75,15 @@ class Transport(BaseAdapter):
         self,
         context: ssl.SSLContext,
         idle: float = 90.0,
-        lines: int = 20,
+        max_idle: int = 20,
         limit: int = MAX_BODY,
-        quota: ConnectionLimit | None = None,
+        limiter: ConnectionLimit | None = None,
     ) -> None:
         super().__init__()
         context.set_alpn_protocols(["http/1.1"])
-        self._quota = quota or _Unlimited()
-        self._context, self._most, self._limit = context, lines, limit
-        self._idle = min(idle, self._quota.linger)
+        self._limiter = limiter or _Unlimited()
+        self._context, self._max_idle, self._limit = context, max_idle, limit
+        self._idle = min(idle, self._limiter.linger)
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._proxies: dict[str, Url] = {}
         self._expiry = 0.0
@@ -105,14 +105,14 @@ class Transport(BaseAdapter):
         """
         deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout)
         if not isinstance(request, RenderedRequest):
-            request = RenderedRequest.of(request)
+            request = RenderedRequest.from_request(request)
         head, key, proxy = request.head, request.origin, None
         if proxies:
             proxy = self._proxy(request, proxies)
             if proxy:
                 key = (request.origin, proxy)
                 if request.origin[0] == "http":
-                    head = request.head_through_proxy(proxy_credentials(proxy))
+                    head = request.proxy_head(proxy_authorization(proxy))
         body = request.body or b""
         if isinstance(body, str):
             body = body.encode()
@@ -134,12 +134,12 @@ class Transport(BaseAdapter):
     # -- what is kept -------------------------------------------------------------------------------------------
 
     @property
-    def holds(self) -> int:
+    def open_connections(self) -> int:
         """How many connections are kept."""
         return len(self._kept)
 
     @property
-    def patience(self) -> float | None:
+    def next_expiry(self) -> float | None:
         """Seconds after which `expire` is to be called if nothing was sent; None when nothing is kept."""
         return self._idle if self._kept else None
 
@@ -161,30 +161,30 @@ class Transport(BaseAdapter):
         kept = self._kept.pop(key, None)
         if kept is None:
             return None
-        if time.monotonic() - kept.used < self._idle and kept.line.quiet:
+        if time.monotonic() - kept.used < self._idle and kept.stream.is_idle:
             return kept
         self._drop(kept)
         return None
 
     def _open(self, origin: tuple[str, str, int], deadline: float, proxy: Url | None) -> _Kept:
         try:
-            place = self._quota.acquire(origin, deadline)
+            permit = self._limiter.acquire(origin, deadline)
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            return _Kept(dial(origin, deadline, self._context, proxy), place)
+            return _Kept(dial(origin, deadline, self._context, proxy), permit)
         except BaseException:
-            self._quota.release(place)
+            self._limiter.release(permit)
             raise
 
     def _drop(self, kept: _Kept) -> None:
-        kept.line.close()
-        self._quota.release(kept.place)
+        kept.stream.close()
+        self._limiter.release(kept.permit)
 
     def _keep(self, key: Hashable, kept: _Kept) -> None:
         now = kept.used = time.monotonic()
         self._kept[key] = kept
-        if len(self._kept) > self._most:
+        if len(self._kept) > self._max_idle:
             self._drop(self._kept.popitem(last=False)[1])
         if now > self._expiry:
             self.expire(now)
@@ -194,12 +194,17 @@ class Transport(BaseAdapter):
     def _exchange(
         self, key: Hashable, kept: _Kept, request: RenderedRequest, message: bytes, deadline: float
     ) -> Response:
-        line, reply, again = kept.line, ResponseParser(self._limit), False
+        stream, parser, again = kept.stream, ResponseParser(self._limit), False
         try:
-            line.put(message)
-            _hear(line, reply, deadline)
-            again = reply.reusable and not reply.surplus and line.sent and not self._quota.wanted(kept.place)
-            return ParsedResponse(reply, request)
+            stream.write(message)
+            _hear(stream, parser, deadline)
+            again = (
+                parser.reusable
+                and not parser.surplus
+                and stream.flushed
+                and not self._limiter.is_contended(kept.permit)
+            )
+            return ParsedResponse(parser, request)
         finally:
             if again:
                 self._keep(key, kept)
@@ -226,22 +231,22 @@ class _Dead(Exception):
     """The connection broke before a byte of the response had come."""
 
 
-def _hear(line: Stream, reply: ResponseParser, deadline: float) -> None:
-    """Feed the reply what arrives until it is complete."""
-    while not reply.complete:
+def _hear(stream: Stream, parser: ResponseParser, deadline: float) -> None:
+    """Feed the parser what arrives until it is complete."""
+    while not parser.complete:
         try:
-            data = line.get(deadline)
+            data = stream.read(deadline)
         except TimeoutError as error:
             raise exceptions.ReadTimeout("the answer took too long") from error
         except ssl.SSLError as error:
             raise exceptions.SSLError(f"TLS broke: {error.reason or error}") from error
         except OSError as error:
-            if not reply.begun:
+            if not parser.begun:
                 raise _Dead from error
             raise exceptions.ConnectionError(f"the connection broke: {error.strerror or error}") from error
         if data:
-            reply.feed(data)
-        elif reply.begun:
-            reply.end()
+            parser.feed(data)
+        elif parser.begun:
+            parser.end()
         else:
             raise _Dead

@@ -32,22 +32,22 @@ def dial(origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext,
     """
     scheme, host, port = origin
     if proxy is None:
-        line: Stream = TcpStream(connect(host, port, deadline))
+        stream: Stream = TcpStream(connect(host, port, deadline))
     else:
-        line = _through(proxy, origin, deadline, context)
-    return _secured(line, context, host, deadline) if scheme == "https" else line
+        stream = _through(proxy, origin, deadline, context)
+    return _secured(stream, context, host, deadline) if scheme == "https" else stream
 
 
 def _through(proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext) -> Stream:
     """A line to the proxy, or through it when the origin's own TLS is to follow."""
     name = (proxy.host or "").strip("[]")
     try:
-        line: Stream = TcpStream(connect(name, proxy.port or (443 if proxy.scheme == "https" else 80), deadline))
+        stream: Stream = TcpStream(connect(name, proxy.port or (443 if proxy.scheme == "https" else 80), deadline))
         if proxy.scheme == "https":
-            line = _secured(line, context, name, deadline)
+            stream = _secured(stream, context, name, deadline)
         if origin[0] == "https":
-            _tunnel(line, origin, proxy, deadline)
-        return line
+            _tunnel(stream, origin, proxy, deadline)
+        return stream
     except (exceptions.Timeout, exceptions.ProxyError):
         raise
     except exceptions.ConnectionError as error:
@@ -57,10 +57,10 @@ def _through(proxy: Url, origin: tuple[str, str, int], deadline: float, context:
 def _secured(below: Stream, context: ssl.SSLContext, host: str, deadline: float) -> Stream:
     up = False
     try:
-        line = TlsStream(below, context, host.rstrip("."))
-        line.handshake(deadline)
+        stream = TlsStream(below, context, host.rstrip("."))
+        stream.handshake(deadline)
         up = True
-        return line
+        return stream
     except ssl.SSLError as error:
         raise exceptions.SSLError(f"TLS with {host} failed: {_why(error)}") from error
     except TimeoutError as error:
@@ -78,7 +78,7 @@ def _why(error: ssl.SSLError) -> str:
     return error.reason or str(error)
 
 
-def proxy_credentials(proxy: Url) -> dict[str, str]:
+def proxy_authorization(proxy: Url) -> dict[str, str]:
     """The header that names us to the proxy (RFC 9110 section 11.7.2); empty when its URL names nobody."""
     if not proxy.auth:
         return {}
@@ -87,23 +87,23 @@ def proxy_credentials(proxy: Url) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {known}"}
 
 
-def _tunnel(line: Stream, origin: tuple[str, str, int], proxy: Url, deadline: float) -> None:
+def _tunnel(stream: Stream, origin: tuple[str, str, int], proxy: Url, deadline: float) -> None:
     """Ask for a tunnel (RFC 9110 section 9.3.6). On an error the line is closed."""
     _, host, port = origin
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     head = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
-    head += [f"{name}: {value}" for name, value in proxy_credentials(proxy).items()]
-    reply, opened = ResponseParser(MAX_BODY), False
+    head += [f"{name}: {value}" for name, value in proxy_authorization(proxy).items()]
+    parser, opened = ResponseParser(MAX_BODY), False
     try:
-        line.put("\r\n".join([*head, "", ""]).encode("latin-1"))
-        while not reply.headed:
-            data = line.get(deadline)
+        stream.write("\r\n".join([*head, "", ""]).encode("latin-1"))
+        while not parser.headed:
+            data = stream.read(deadline)
             if not data:
                 raise exceptions.ProxyError("the proxy closed the connection instead of opening a tunnel")
-            reply.feed(data)
-        if not 200 <= reply.status < 300:
-            raise exceptions.ProxyError(f"the proxy refused a tunnel to {host}: status {reply.status}")
-        if reply.raw or reply.surplus:
+            parser.feed(data)
+        if not 200 <= parser.status < 300:
+            raise exceptions.ProxyError(f"the proxy refused a tunnel to {host}: status {parser.status}")
+        if parser.raw or parser.surplus:
             raise exceptions.ProxyError("the proxy sent more than its answer")
         opened = True
     except exceptions.ProxyError:
@@ -116,7 +116,7 @@ def _tunnel(line: Stream, origin: tuple[str, str, int], proxy: Url, deadline: fl
         raise exceptions.ProxyError(f"the proxy gave no tunnel to {host}: {error.strerror or error}") from error
     finally:
         if not opened:
-            line.close()
+            stream.close()
 
 
 def resolve(host: str, port: int, deadline: float) -> list[Address]:

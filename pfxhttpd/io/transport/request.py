@@ -22,21 +22,21 @@ class RenderedRequest(PreparedRequest):
     origin: tuple[str, str, int] = ("", "", 0)
 
     @classmethod
-    def of(cls, request: PreparedRequest) -> RenderedRequest:
+    def from_request(cls, request: PreparedRequest) -> RenderedRequest:
         made = cls()
         made.__dict__.update(request.__dict__)
         made.render()
         return made
 
     def render(self) -> None:
-        """Raises `requests.exceptions.InvalidHeader` for a line break or NUL in what becomes a line."""
+        """Raises `requests.exceptions.InvalidHeader` for a line break or NUL in what becomes a stream."""
         url = parse_url(self.url)
         port = url.port or (443 if url.scheme == "https" else 80)
         self.origin = (url.scheme or "http", (url.host or "").strip("[]"), port)
         self._where = f"{url.host}:{url.port}" if url.port else url.host or ""
         self.head = self._lines(self.path_url, {})
 
-    def head_through_proxy(self, more: Mapping[str, str]) -> bytes:
+    def proxy_head(self, more: Mapping[str, str]) -> bytes:
         """The head that asks a proxy: its first line names the whole URL (RFC 9112 section 3.2.2). `more` are headers."""
         return self._lines(f"{self.origin[0]}://{self._where}{self.path_url}", more)
 

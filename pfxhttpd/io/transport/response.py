@@ -205,19 +205,19 @@ class ParsedResponse(Response):
     raw_headers: list[tuple[bytes, bytes]]
     """Each as it came; `headers` joins those of one name."""
 
-    def __init__(self, reply: ResponseParser, request: PreparedRequest) -> None:
-        self._content = reply.body()
+    def __init__(self, parser: ResponseParser, request: PreparedRequest) -> None:
+        self._content = parser.body()
         self._content_consumed = True
         self._next = None
-        self.status_code = reply.status
+        self.status_code = parser.status
         self.history = []
         self.raw = None
         self.encoding = None
         self.request = request
         self.url = request.url
         self.connection = None
-        self.raw_headers = reply.headers
-        self._raw_reason = reply.reason
+        self.raw_headers = parser.headers
+        self._raw_reason = parser.reason
 
     @cached_property
     def reason(self) -> str:

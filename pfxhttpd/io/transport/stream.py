@@ -24,16 +24,16 @@ class Stream(Protocol):
     not take stays unsent, since what the peer said before it broke is worth hearing.
     """
 
-    def put(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None: ...
 
-    def get(self, deadline: float) -> bytes: ...
+    def read(self, deadline: float) -> bytes: ...
 
     @property
-    def sent(self) -> bool:
+    def flushed(self) -> bool:
         """Everything has left."""
 
     @property
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         """Nothing has arrived that nobody asked for, not even the peer's end of the connection."""
 
     def close(self) -> None: ...
@@ -51,7 +51,7 @@ class TcpStream:
         self._poll.register(sock, select.POLLIN)
         self._unsent = memoryview(b"")
 
-    def put(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if self._unsent:
             self._unsent = memoryview(bytes(self._unsent) + data)
             return
@@ -66,7 +66,7 @@ class TcpStream:
             self._unsent = memoryview(data)[sent:]
             self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
 
-    def get(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> bytes:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -92,11 +92,11 @@ class TcpStream:
             self._poll.modify(self._sock, select.POLLIN)
 
     @property
-    def sent(self) -> bool:
+    def flushed(self) -> bool:
         return not self._unsent
 
     @property
-    def quiet(self) -> bool:
+    def is_idle(self) -> bool:
         return not self._poll.poll(0)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class TlsStream:
                 self._pass_on()
             self._hear(deadline)
 
-    def put(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view:
@@ -136,7 +136,7 @@ class TlsStream:
         finally:
             self._pass_on()
 
-    def get(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> bytes:
         """An end without TLS's own goodbye counts as an end: many servers never say it, and whether a response is
         whole its own framing tells."""
         while True:
@@ -150,7 +150,7 @@ class TlsStream:
                 return b""
 
     def _hear(self, deadline: float) -> None:
-        data = self._below.get(deadline)
+        data = self._below.read(deadline)
         if data:
             self._arrived.write(data)
         else:
@@ -158,15 +158,15 @@ class TlsStream:
 
     def _pass_on(self) -> None:
         if self._leaving.pending:
-            self._below.put(self._leaving.read())
+            self._below.write(self._leaving.read())
 
     @property
-    def sent(self) -> bool:
-        return self._below.sent
+    def flushed(self) -> bool:
+        return self._below.flushed
 
     @property
-    def quiet(self) -> bool:
-        return self._below.quiet and not self._arrived.pending and not self._tls.pending()
+    def is_idle(self) -> bool:
+        return self._below.is_idle and not self._arrived.pending and not self._tls.pending()
 
     def close(self) -> None:
         self._below.close()
