@@ -15,7 +15,7 @@ from pfxhttpd.cli import configuration
 from pfxhttpd.config import schema
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
-from pfxhttpd.rules.redact import REDACTED, names_secret
+from pfxhttpd.rules.redact import REDACTED, is_secret_name
 
 _TELLING = re.compile(r"auth|cookie|token|key|secret|pass|pwd|cred|sign?|session|jwt", re.IGNORECASE)
 """In the name of a header or of a query's parameter: its value is hidden. Hiding one too many does no harm."""
@@ -90,13 +90,13 @@ def _header(line: str) -> str:
 def _payload(value: str) -> str:
     def member(found: re.Match[str]) -> str:
         before, name, content = found.groups()
-        if not names_secret(name):
+        if not is_secret_name(name):
             return found[0]
         return before + (f'"{_hidden(content[1:-1])}"' if content[0] == '"' else _hidden(content))
 
     def field(found: re.Match[str]) -> str:
         before, name, content = found.groups()
-        return f"{before}{name}={_hidden(content) if names_secret(name) else content}"
+        return f"{before}{name}={_hidden(content) if is_secret_name(name) else content}"
 
     return _FORM_FIELD.sub(field, _JSON_MEMBER.sub(member, value))
 

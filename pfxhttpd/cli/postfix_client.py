@@ -45,7 +45,7 @@ def socketmap_question(name: bytes, key: bytes) -> bytes:
 
 
 def socketmap_reply(buffer: bytes) -> ServerReply | None:
-    taken = netstring.take(buffer, MAX_REPLY)
+    taken = netstring.parse(buffer, MAX_REPLY)
     if taken is None:
         return None
     text = taken[0].decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from pfxhttpd.io import SetupError, handoff, listen, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
-from pfxhttpd.rules.redact import secrets
+from pfxhttpd.rules.redact import configured_secrets
 from pfxhttpd.service.sasl import mechanisms
 
 GLOBAL = "global"
@@ -131,7 +131,7 @@ def prepare(
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = settings.server.max_connections or limit
     most = max(1, min(most, limit - RESERVED_DESCRIPTORS))
-    own = logger.with_settings(settings.server.logging, secrets(settings))
+    own = logger.with_settings(settings.server.logging, configured_secrets(settings))
     return Generation(number, settings, own, context, doors, places, targets, most)
 
 

@@ -17,10 +17,10 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.process.parking_config import ParkingConfig
 from pfxhttpd.service import log_context
 from pfxhttpd.wire.dovecot_lines import greeting
-from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS
+from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS
 
 _AT_ONCE = struct.pack("ii", 1, 0)
-_MECHANISMS = {mechanism.name: mechanism for mechanism in (*PASSWORDS, *TOKENS)}
+_MECHANISMS = {mechanism.name: mechanism for mechanism in (*PASSWORD_MECHANISMS, *TOKEN_MECHANISMS)}
 
 
 class SaslAcceptor:

@@ -11,7 +11,7 @@ from pfxhttpd import __version__
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.child import Child
 from pfxhttpd.process.generation import Generation
-from pfxhttpd.rules.breaker import STATES
+from pfxhttpd.rules.breaker import STATE_NAMES
 from pfxhttpd.service.backend import plain_target
 
 
@@ -65,7 +65,7 @@ def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> 
 
 def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[str, Any]:
     state, failures, since = breaker
-    known = {"target": plain_target(target), "breaker": STATES[state], "failures": failures}
+    known = {"target": plain_target(target), "breaker": STATE_NAMES[state], "failures": failures}
     return known | ({"seconds": round(now - since, 3)} if state else {})
 
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CLOSED, OPEN, HALF_OPEN = 0, 1, 2
-STATES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half-open"}
+STATE_NAMES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half-open"}
 
-ASK, PROBE, REFUSE = 0, 1, 2
-"""What `allow` says: go ahead, go ahead and be the one that decides, or answer at once as a backend failure."""
+ALLOW, PROBE, REFUSE = 0, 1, 2
+"""What `decide` says: go ahead, go ahead and be the one that decides, or answer at once as a backend failure."""
 
 
 class BreakerRule(NamedTuple):
@@ -49,10 +49,10 @@ class BreakerState(NamedTuple):
 FRESH = BreakerState(CLOSED, 0, 0.0)
 
 
-def allow(breaker: BreakerState, now: float, rule: BreakerRule) -> tuple[int, BreakerState]:
-    """Whether a request may go to the target now (ASK, PROBE or REFUSE), and the state from here on."""
+def decide(breaker: BreakerState, now: float, rule: BreakerRule) -> tuple[int, BreakerState]:
+    """Whether a request may go to the target now (ALLOW, PROBE or REFUSE), and the state from here on."""
     if breaker.state == CLOSED or not rule.failures:
-        return ASK, breaker
+        return ALLOW, breaker
     pause = rule.cooldown if breaker.state == OPEN else rule.lease
     if now < breaker.since + pause:
         return REFUSE, breaker
@@ -60,7 +60,7 @@ def allow(breaker: BreakerState, now: float, rule: BreakerRule) -> tuple[int, Br
 
 
 def record(breaker: BreakerState, leave: int, success: bool, now: float, rule: BreakerRule) -> BreakerState:
-    """The state after a request has come to its end. `leave` is what `allow` told it: ASK or PROBE.
+    """The state after a request has come to its end. `leave` is what `decide` told it: ALLOW or PROBE.
 
     A success closes the breaker whoever brings it. A failure of a request that set out before the breaker opened
     changes nothing any more: it neither prolongs the cooldown nor decides for the probe.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from pfxhttpd.rules.redact import REDACTED, Redactor, names_secret
+from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
 
 LINE = 4096
 """Bytes of the longest line, newline included."""
@@ -35,7 +35,7 @@ def field_name(name: str) -> tuple[str, bool]:
     Letters, digits, `_`, `.`, `-`, and none of the line's own names.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME] or "_"
-    return f"field_{plain}" if plain in _OWN_NAMES else plain, names_secret(name)
+    return f"field_{plain}" if plain in _OWN_NAMES else plain, is_secret_name(name)
 
 
 def plain_text(value: object) -> str:

@@ -1,7 +1,7 @@
 """What is taken out of every text before it reaches a log: the one place that knows what a secret looks like.
 
 Secrets come into log lines by two ways: as the value of a field whose name says so, and inside texts that others
-wrote (an error that quotes a URL, a body that echoes a request). The first is settled by `names_secret`, the second
+wrote (an error that quotes a URL, a body that echoes a request). The first is settled by `is_secret_name`, the second
 by the shapes below and by the literal secrets of the configuration. When in doubt more is taken out, never less.
 """
 
@@ -59,7 +59,7 @@ _HARMLESS_ENDS = (
 
 
 @lru_cache(maxsize=512)
-def names_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Whether a field of this name holds a secret. A lookup's `key` does not: socketmap_table(5) uses the word so."""
     plain = name.lower().replace("_", "").replace("-", "").replace(".", "")
     if plain in _WHOLE:
@@ -203,7 +203,7 @@ _KEYS = ("key", "signature", "auth")
 """In the name of a header or of a query's parameter: what it holds is for us and the API alone."""
 
 
-def secrets(settings: Settings) -> set[str]:
+def configured_secrets(settings: Settings) -> set[str]:
     """What no log line may show, wherever it turns up."""
     found = set(_of_url(settings.server.http_client.proxy))
     for entries in settings.entries.values():
@@ -243,4 +243,4 @@ def _of_url(url: str) -> Iterator[str]:
 
 
 def _telling(name: str) -> bool:
-    return names_secret(name) or any(key in name.lower() for key in _KEYS)
+    return is_secret_name(name) or any(key in name.lower() for key in _KEYS)

@@ -12,7 +12,7 @@ MISSING: Final = object()
 """What `find` returns for a path that leads nowhere; a path that leads to `null` has found None."""
 
 
-class NoText(ValueError):
+class UnsupportedValue(ValueError):
     """The value has no form that fits on a line. The message says what it is."""
 
 
@@ -57,14 +57,14 @@ def render(value: JSON) -> str | None:
     """The value as text; None where it counts as absent: MISSING, null, an empty string, an empty list.
 
     Strings as they are, `true` and `false`, whole numbers without a fraction. Lists are joined with commas, absent
-    elements left out. Raises NoText for an object, for a list within a list or one that holds an object, and for a number
+    elements left out. Raises UnsupportedValue for an object, for a list within a list or one that holds an object, and for a number
     outside the range of floating point. Nothing is cleaned here: that is the encoders' work.
     """
     if type(value) is str:
         return value or None
     if type(value) is list:
         if any(type(element) is list for element in value):
-            raise NoText("a list within a list")
+            raise UnsupportedValue("a list within a list")
         return ",".join([text for text in map(render, value) if text is not None]) or None
     if value is None or value is MISSING:
         return None
@@ -76,11 +76,11 @@ def render(value: JSON) -> str | None:
         return str(value)
     if type(value) is float:
         return _number(value)
-    raise NoText("an object")
+    raise UnsupportedValue("an object")
 
 
 def _number(value: float) -> str:
     if value - value != 0:  # infinite, from a literal such as 1e400
-        raise NoText("a number out of range")
+        raise UnsupportedValue("a number out of range")
     text = repr(value).removesuffix(".0")
     return "0" if text == "-0" else text

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
 from pfxhttpd.rules.response import BackendError, BackendResponse
-from pfxhttpd.rules.value import JSON, NoText, find, render
+from pfxhttpd.rules.value import JSON, UnsupportedValue, find, render
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.socketmap import NOT_FOUND, SocketMapReply
 from pfxhttpd.wire.text import clean, one_line
@@ -79,7 +79,7 @@ def map_reply(entry: Entry, answer: BackendResponse) -> MapVerdict:
             return _refused(problem)
     try:
         text = render(find(document, entry.value_field))
-    except NoText as what:
+    except UnsupportedValue as what:
         return _refused(f"value is {what}")
     return _ABSENT if text is None else MapVerdict(SocketMapReply(socketmap.OK, text), True)
 
@@ -96,7 +96,7 @@ def policy_action(entry: Entry, answer: BackendResponse) -> PolicyVerdict:
             return PolicyVerdict(entry.failure_action, False, problem)
     try:
         text = render(find(document, entry.value_field))
-    except NoText as what:
+    except UnsupportedValue as what:
         return PolicyVerdict(entry.failure_action, False, f"action is {what}")
     if text is None:
         return _DUNNO
@@ -134,7 +134,7 @@ def _error(entry: Entry, document: JSON) -> str:
         return ""
     try:
         text = render(value)
-    except NoText:
+    except UnsupportedValue:
         return _UNNAMED_ERROR
     if text is None or text == entry.no_error_value:
         return ""

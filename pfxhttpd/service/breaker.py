@@ -15,15 +15,15 @@ import time
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.rules.breaker import (
-    ASK,
+    ALLOW,
     CLOSED,
     HALF_OPEN,
     PROBE,
     REFUSE,
-    STATES,
+    STATE_NAMES,
     BreakerRule,
     BreakerState,
-    allow,
+    decide,
     record,
 )
 from pfxhttpd.rules.response import BackendError
@@ -54,11 +54,11 @@ class SharedBreaker:
         """Leave to ask the target, to be handed back to `leave`. Raises `Open` when it is to be left alone."""
         row = self._row
         if row.healthy:
-            return ASK
+            return ALLOW
         self._settle()
         if row.state == CLOSED:
-            return ASK
-        leave, _ = allow(BreakerState(*row.read()), time.monotonic(), self._rule)
+            return ALLOW
+        leave, _ = decide(BreakerState(*row.read()), time.monotonic(), self._rule)
         if leave == PROBE:
             leave = self._probe()
         if leave == REFUSE:
@@ -77,10 +77,10 @@ class SharedBreaker:
         if row.state != HALF_OPEN and self._board.count_targets(HALF_OPEN) >= self._probes:
             return REFUSE
         if not row.lock():
-            return ASK
+            return ALLOW
         try:
             before = BreakerState(*row.read())
-            leave, after = allow(before, time.monotonic(), self._rule)
+            leave, after = decide(before, time.monotonic(), self._rule)
             if leave == PROBE:
                 row.write(*after)
         finally:
@@ -109,5 +109,5 @@ class SharedBreaker:
     def _tell(self, before: BreakerState, after: BreakerState) -> None:
         if before.state != after.state and self._log.info:
             self._log.info(
-                "Circuit breaker changed", target=self._target, state=STATES[after.state], failures=after.failures
+                "Circuit breaker changed", target=self._target, state=STATE_NAMES[after.state], failures=after.failures
             )

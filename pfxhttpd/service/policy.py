@@ -29,7 +29,7 @@ class PolicyService:
 
         Raises `wire.ProtocolError`; nothing can be answered then.
         """
-        taken = policy.take(client.unread)
+        taken = policy.parse(client.unread)
         if taken is None:
             return None
         attributes, used = taken

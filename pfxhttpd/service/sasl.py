@@ -17,7 +17,7 @@ from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.wire.dovecot import SaslSession
 from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.dovecot_lines import take_line
-from pfxhttpd.wire.mechanisms import PASSWORDS, Mechanism
+from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, Mechanism
 
 DISCONNECT = "disconnect"
 
@@ -27,7 +27,7 @@ TOGETHER = 16
 
 def mechanisms(entry: Entry | None) -> tuple[Mechanism, ...]:
     """What is offered to the clients of an entry's listener."""
-    return PASSWORDS
+    return PASSWORD_MECHANISMS
 
 
 class SaslService:
@@ -62,7 +62,7 @@ class SaslService:
 
     def _answer(self, backend: Backend | None, connection: SaslSession, line: bytes, trace: LogContext) -> bytes:
         """What to send for one line, b"" for nothing. Raises `HangUp`."""
-        turn = connection.hear(line)
+        turn = connection.receive_line(line)
         if turn.note and self._log.debug:
             self._log.debug("SASL line", **trace.fields, note=turn.note)
         if turn.close:

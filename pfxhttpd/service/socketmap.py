@@ -29,7 +29,7 @@ class SocketMapService:
 
         Raises `wire.ProtocolError` when the framing is broken.
         """
-        taken = socketmap.take(client.unread)
+        taken = socketmap.parse(client.unread)
         if taken is None:
             return None
         query, used = taken

@@ -1,6 +1,6 @@
 """The server's side of one connection of Dovecot's auth-client protocol 1.x: a line in, what is to be done out.
 
-The connection does no I/O. `hear` takes one line and returns a Turn; an Attempt in it is answered, whenever, with
+The connection does no I/O. `receive_line` takes one line and returns a Turn; an Attempt in it is answered, whenever, with
 `succeed` or `fail`, which return the bytes to send. Between any two lines `freeze` gives the whole state as primitives
 and `thaw` takes it up again, so that any process can serve any line. Nothing secret is in that state but the user name
 of a LOGIN dialogue between its two halves; passwords and tokens leave with their Attempt and are not kept.
@@ -83,7 +83,7 @@ class SaslSession:
         connection._open = {exchange.id: exchange for exchange in map(Exchange.thaw, exchanges)}
         return connection
 
-    def hear(self, line: bytes) -> LineResult:
+    def receive_line(self, line: bytes) -> LineResult:
         """What one line of the client, without its line feed, calls for. After a Turn with `close` nothing more may be said."""
         verb, *fields = line.split(b"\t")
         if verb == b"VERSION":

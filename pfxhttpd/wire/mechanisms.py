@@ -201,5 +201,5 @@ LOGIN = Mechanism("LOGIN", (Step(b"Username:", _name), Step(b"Password:")), logi
 XOAUTH2 = Mechanism("XOAUTH2", (Step(b""),), xoauth2, token=True)
 OAUTHBEARER = Mechanism("OAUTHBEARER", (Step(b""),), oauthbearer, token=True)
 
-PASSWORDS = (PLAIN, LOGIN)
-TOKENS = (XOAUTH2, OAUTHBEARER)
+PASSWORD_MECHANISMS = (PLAIN, LOGIN)
+TOKEN_MECHANISMS = (XOAUTH2, OAUTHBEARER)

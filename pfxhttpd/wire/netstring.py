@@ -14,7 +14,7 @@ _COMMA = ord(",")
 _ZERO = ord("0")
 
 
-def take(buffer: bytes, limit: int) -> tuple[bytes, int] | None:
+def parse(buffer: bytes, limit: int) -> tuple[bytes, int] | None:
     """The payload of the netstring at the start of `buffer` and the number of bytes it used, framing included.
 
     None means that more bytes are needed. `limit` bounds the payload's length in bytes.

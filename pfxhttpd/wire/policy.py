@@ -26,7 +26,7 @@ _NO_NAME = "attribute without a name"
 _ACTION = re.compile(r"[A-Za-z]|[45][0-9]{2}[ \t]+[^ \t]")
 
 
-def take(buffer: bytes) -> tuple[dict[str, str], int] | None:
+def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
     """The attributes of the request at the start of `buffer` and the number of bytes it used; None: need more bytes.
 
     The order is that of reception. A repeated name keeps its first place and has its last value. Bytes that are no

@@ -49,13 +49,13 @@ _ENCODED_TOO_LONG = netstring.encode(b"PERM reply is too long")
 _ENCODED_EMPTY = netstring.encode(b"TEMP empty value")
 
 
-def take(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
+def parse(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
     """The request at the start of `buffer` and the number of bytes it used; None when more bytes are needed.
 
     The name ends at the first space; the key is all that follows. A key of `"<>"`, quotes included, is the null
     sender, given as `<>`. Raises Malformed when the framing is broken.
     """
-    framed = netstring.take(buffer, REQUEST_LIMIT)
+    framed = netstring.parse(buffer, REQUEST_LIMIT)
     if framed is None:
         return None
     payload, used = framed
@@ -80,7 +80,7 @@ def is_complete(buffer: bytes, seen: int = 0) -> bool:
     Cheap enough to ask again after every byte, so `seen` (see `policy.whole`) makes no difference here.
     """
     try:
-        return netstring.take(buffer, REQUEST_LIMIT) is not None
+        return netstring.parse(buffer, REQUEST_LIMIT) is not None
     except ProtocolError:
         return True
 

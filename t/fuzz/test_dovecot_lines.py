@@ -11,9 +11,17 @@ from hypothesis import strategies as some
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.dovecot import SaslSession
 from pfxhttpd.wire.dovecot_lines import LINE_LIMIT, encode, escape, is_complete, take_line, unescape
-from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS, BadMessage, decode, oauthbearer, plain, xoauth2
+from pfxhttpd.wire.mechanisms import (
+    PASSWORD_MECHANISMS,
+    TOKEN_MECHANISMS,
+    BadMessage,
+    decode,
+    oauthbearer,
+    plain,
+    xoauth2,
+)
 
-ALL = PASSWORDS + TOKENS
+ALL = PASSWORD_MECHANISMS + TOKEN_MECHANISMS
 
 fields = some.one_of(
     some.sampled_from(
@@ -67,7 +75,7 @@ def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
                 break
             if park:
                 connection = SaslSession.thaw(marshal.loads(marshal.dumps(connection.freeze())), ALL)
-            turn = connection.hear(taken[0])
+            turn = connection.receive_line(taken[0])
             del buffer[: taken[1]]
             out += [turn.send, turn.close]
             if turn.close:

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pfxhttpd.wire.dovecot import OPEN_LIMIT, STATE_LIMIT, SaslSession
 from pfxhttpd.wire.dovecot_exchange import Attempt
-from pfxhttpd.wire.mechanisms import PASSWORDS, TOKENS
+from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS
 
-ALL = PASSWORDS + TOKENS
+ALL = PASSWORD_MECHANISMS + TOKEN_MECHANISMS
 OPEN, REFUSED, MAYBE = "open", "refused", "maybe"
 # REFUSED: the error challenge was sent. MAYBE: it was open before the connection had to forget some.
 
@@ -82,8 +82,8 @@ class Machine(RuleBasedStateMachine):
 
     def say(self, line: bytes):
         self.revive()
-        turn = self.connection.hear(line)
-        assert self.twin.hear(line) == turn
+        turn = self.connection.receive_line(line)
+        assert self.twin.receive_line(line) == turn
         return turn
 
     def answer(self, attempt: Attempt, method: str, *args, **options) -> bytes:
@@ -181,8 +181,8 @@ class Machine(RuleBasedStateMachine):
         self.revive()
         for key in range(1000, 1000 + count):
             for line in (b"CANCEL\t%d" % key, b"AUTH\t%d\tLOGIN" % key):
-                turn = self.connection.hear(line)
-                assert turn == self.twin.hear(line)
+                turn = self.connection.receive_line(line)
+                assert turn == self.twin.receive_line(line)
                 self.check(turn.send, key)
         self.open = {key: state if key in self.waiting else MAYBE for key, state in self.open.items()}
 

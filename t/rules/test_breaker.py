@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pfxhttpd.rules.breaker import (
-    ASK,
+    ALLOW,
     CLOSED,
     FRESH,
     HALF_OPEN,
     OPEN,
     PROBE,
     REFUSE,
-    STATES,
+    STATE_NAMES,
     BreakerRule,
     BreakerState,
-    allow,
+    decide,
     record,
 )
 
@@ -30,8 +30,8 @@ PROBING = BreakerState(HALF_OPEN, 3, 105.0)
 @pytest.mark.parametrize(
     ("breaker", "now", "leave", "after"),
     [
-        (FRESH, 0.0, ASK, FRESH),
-        (BreakerState(CLOSED, 2, 50.0), 51.0, ASK, BreakerState(CLOSED, 2, 50.0)),
+        (FRESH, 0.0, ALLOW, FRESH),
+        (BreakerState(CLOSED, 2, 50.0), 51.0, ALLOW, BreakerState(CLOSED, 2, 50.0)),
         (BROKEN, 100.0, REFUSE, BROKEN),
         (BROKEN, 104.9, REFUSE, BROKEN),
         (BROKEN, 105.0, PROBE, PROBING),
@@ -41,25 +41,25 @@ PROBING = BreakerState(HALF_OPEN, 3, 105.0)
     ],
 )
 def test_who_may_ask(breaker: BreakerState, now: float, leave: int, after: BreakerState) -> None:
-    assert allow(breaker, now, RULE) == (leave, after)
+    assert decide(breaker, now, RULE) == (leave, after)
 
 
 @pytest.mark.parametrize(
     ("breaker", "leave", "success", "after"),
     [
-        (FRESH, ASK, True, FRESH),
-        (FRESH, ASK, False, BreakerState(CLOSED, 1, 200.0)),
-        (BreakerState(CLOSED, 1, 1.0), ASK, False, BreakerState(CLOSED, 2, 200.0)),
-        (BreakerState(CLOSED, 2, 1.0), ASK, False, BreakerState(OPEN, 3, 200.0)),
-        (BreakerState(CLOSED, 2, 1.0), ASK, True, FRESH),
-        (BreakerState(CLOSED, 7, 1.0), ASK, False, BreakerState(OPEN, 8, 200.0)),
-        (BROKEN, ASK, False, BROKEN),
-        (BROKEN, ASK, True, FRESH),
+        (FRESH, ALLOW, True, FRESH),
+        (FRESH, ALLOW, False, BreakerState(CLOSED, 1, 200.0)),
+        (BreakerState(CLOSED, 1, 1.0), ALLOW, False, BreakerState(CLOSED, 2, 200.0)),
+        (BreakerState(CLOSED, 2, 1.0), ALLOW, False, BreakerState(OPEN, 3, 200.0)),
+        (BreakerState(CLOSED, 2, 1.0), ALLOW, True, FRESH),
+        (BreakerState(CLOSED, 7, 1.0), ALLOW, False, BreakerState(OPEN, 8, 200.0)),
+        (BROKEN, ALLOW, False, BROKEN),
+        (BROKEN, ALLOW, True, FRESH),
         (BROKEN, PROBE, False, BROKEN),
         (PROBING, PROBE, True, FRESH),
         (PROBING, PROBE, False, BreakerState(OPEN, 3, 105.0)),
-        (PROBING, ASK, False, PROBING),
-        (PROBING, ASK, True, FRESH),
+        (PROBING, ALLOW, False, PROBING),
+        (PROBING, ALLOW, True, FRESH),
     ],
 )
 def test_what_an_end_changes(breaker: BreakerState, leave: int, success: bool, after: BreakerState) -> None:
@@ -68,14 +68,14 @@ def test_what_an_end_changes(breaker: BreakerState, leave: int, success: bool, a
 
 @pytest.mark.parametrize("breaker", [FRESH, BROKEN, PROBING, BreakerState(CLOSED, 99, 0.0)])
 def test_it_can_be_off(breaker: BreakerState) -> None:
-    assert allow(breaker, 0.0, OFF) == (ASK, breaker)
-    assert record(breaker, ASK, False, 0.0, OFF) == FRESH
+    assert decide(breaker, 0.0, OFF) == (ALLOW, breaker)
+    assert record(breaker, ALLOW, False, 0.0, OFF) == FRESH
 
 
 def test_a_black_hole_costs_as_many_timeouts_as_the_rule_says_and_then_one_a_cooldown() -> None:
     breaker, asked = FRESH, []
     for second in range(60):
-        leave, breaker = allow(breaker, float(second), RULE)
+        leave, breaker = decide(breaker, float(second), RULE)
         if leave != REFUSE:
             asked.append(second)
             breaker = record(breaker, leave, False, float(second), RULE)
@@ -83,11 +83,11 @@ def test_a_black_hole_costs_as_many_timeouts_as_the_rule_says_and_then_one_a_coo
 
 
 def test_one_failure_of_the_rule_one_opens_at_once() -> None:
-    assert record(FRESH, ASK, False, 1.0, BreakerRule(1, 5.0, 60.0)) == BreakerState(OPEN, 1, 1.0)
+    assert record(FRESH, ALLOW, False, 1.0, BreakerRule(1, 5.0, 60.0)) == BreakerState(OPEN, 1, 1.0)
 
 
 def test_every_state_has_a_name() -> None:
-    assert set(STATES) == {CLOSED, OPEN, HALF_OPEN}
+    assert set(STATE_NAMES) == {CLOSED, OPEN, HALF_OPEN}
 
 
 EVENTS = some.lists(
@@ -102,7 +102,7 @@ def test_at_most_one_probe_is_under_way_and_nothing_stays_refused(events: list[t
     for event, pause in events:
         now += pause
         if event == "ask":
-            leave, breaker = allow(breaker, now, RULE)
+            leave, breaker = decide(breaker, now, RULE)
             if leave == PROBE:
                 assert probed_at is None or now >= probed_at + min(RULE.cooldown, RULE.lease)
                 probed_at = now
@@ -116,4 +116,4 @@ def test_at_most_one_probe_is_under_way_and_nothing_stays_refused(events: list[t
                     assert breaker == FRESH
         assert (breaker.state == CLOSED) == (breaker.failures < RULE.failures)
     later = now + RULE.cooldown + RULE.lease
-    assert allow(breaker, later, RULE)[0] != REFUSE
+    assert decide(breaker, later, RULE)[0] != REFUSE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.rules.redact import REDACTED, Redactor, names_secret
+from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
 
 SECRET = "Zq7secretless0Xw"
 
@@ -198,7 +198,7 @@ def test_hostile_texts_take_no_time(hostile: str) -> None:
     ],
 )
 def test_names_of_secrets(name: str) -> None:
-    assert names_secret(name)
+    assert is_secret_name(name)
 
 
 @pytest.mark.parametrize(
@@ -230,4 +230,4 @@ def test_names_of_secrets(name: str) -> None:
     ],
 )
 def test_names_of_no_secrets(name: str) -> None:
-    assert not names_secret(name)
+    assert not is_secret_name(name)

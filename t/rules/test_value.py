@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from pfxhttpd.rules.value import MISSING, NoText, find, render
+from pfxhttpd.rules.value import MISSING, UnsupportedValue, find, render
 
 DOCUMENT = {
     "data": {"result": "deep", "list": [{"name": "first"}, {"name": "second"}], "null": None, "0": "zero"},
@@ -121,7 +121,7 @@ def test_what_is_missing_reads_as_absent() -> None:
      ('["a", ["b"]]', "list"), ("1e400", "number"), ("-1e400", "number"), ("[1e400]", "number")],
 )  # fmt: skip
 def test_what_does_not_fit_on_a_line(source: str, what: str) -> None:
-    with pytest.raises(NoText, match=what):
+    with pytest.raises(UnsupportedValue, match=what):
         render(json.loads(source))
 
 
@@ -149,6 +149,6 @@ def test_a_name_is_found_exactly_when_it_is_there(document: Any, name: str) -> N
 def test_any_path_on_any_document_ends_in_a_text_an_absence_or_no_text(document: Any, steps: list[str]) -> None:
     try:
         text = render(find(document, ".".join(steps)))
-    except NoText:
+    except UnsupportedValue:
         return
     assert text is None or (isinstance(text, str) and text)

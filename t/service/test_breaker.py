@@ -16,7 +16,7 @@ from kit.logfmt import parse
 from pfxhttpd.config.settings import Logging
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard, TargetRow
-from pfxhttpd.rules.breaker import ASK, CLOSED, HALF_OPEN, OPEN, PROBE, BreakerRule
+from pfxhttpd.rules.breaker import ALLOW, CLOSED, HALF_OPEN, OPEN, PROBE, BreakerRule
 from pfxhttpd.service import breaker as room
 from pfxhttpd.service.breaker import BreakerOpen, SharedBreaker
 
@@ -125,9 +125,9 @@ def test_a_target_in_good_health_costs_no_lock(site: Site, monkeypatch: pytest.M
     monkeypatch.setattr(TargetRow, "lock", None)
     fuse = site.fuse()
     leave = fuse.enter()
-    assert leave == ASK
+    assert leave == ALLOW
     fuse.leave(leave, success=True)
-    site.fuse(BreakerRule(0, 10.0, 60.0)).leave(ASK, success=False)
+    site.fuse(BreakerRule(0, 10.0, 60.0)).leave(ALLOW, success=False)
     assert site.state() == CLOSED
 
 
@@ -161,7 +161,7 @@ def test_a_refusal_costs_no_lock(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 def test_all_fail_at_once_and_all_come_back_at_once(site: Site, attempt: int) -> None:
     """Many count, one opens; many ask, one probes; and each change is told once."""
     fuse = site.fuse()
-    at_once(8, lambda: fuse.leave(ASK, success=False) or 0)
+    at_once(8, lambda: fuse.leave(ALLOW, success=False) or 0)
     assert site.state() == OPEN and site.transitions == ["open"]
     site.clock.now += RULE.cooldown
     told = at_once(8, lambda: enters(fuse))
@@ -221,8 +221,8 @@ def test_nobody_keeps_the_row_longer_than_a_decision_takes(site: Site) -> None:
 def test_off_it_closes_what_was_open(site: Site) -> None:
     site.break_down()
     fuse = site.fuse(BreakerRule(0, 10.0, 60.0))
-    assert fuse.enter() == ASK
-    fuse.leave(ASK, success=False)
+    assert fuse.enter() == ALLOW
+    fuse.leave(ALLOW, success=False)
     assert site.state() == CLOSED
 
 
@@ -234,7 +234,7 @@ SETTLING = RULE._replace(settle=0.1)
 def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -> None:
     first, other = site.fuse(SETTLING), site.fuse(SETTLING)
     first.leave(first.enter(), success=False, late=True)
-    site.clock.meanwhile = lambda: other.leave(ASK, success=False, late=True)
+    site.clock.meanwhile = lambda: other.leave(ALLOW, success=False, late=True)
     assert enters(first) == REFUSED
     assert site.clock.now < 1000.0 + SETTLING.settle
     assert site.transitions == ["open"]
@@ -243,25 +243,25 @@ def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -
 def test_he_waits_no_longer_than_it_makes_sense(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
     fuse.leave(fuse.enter(), success=False, late=True)
-    assert other.enter() == ASK and site.clock.now == 1000.0, "whose own request did not time out"
-    assert fuse.enter() == ASK
+    assert other.enter() == ALLOW and site.clock.now == 1000.0, "whose own request did not time out"
+    assert fuse.enter() == ALLOW
     assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01)
-    assert fuse.enter() == ASK
+    assert fuse.enter() == ALLOW
     assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01), "and only once"
 
 
 def test_a_sign_of_life_ends_the_wait(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
     fuse.leave(fuse.enter(), success=False, late=True)
-    site.clock.meanwhile = lambda: other.leave(ASK, success=True)
-    assert fuse.enter() == ASK
+    site.clock.meanwhile = lambda: other.leave(ALLOW, success=True)
+    assert fuse.enter() == ALLOW
     assert site.clock.now < 1000.01
 
 
 def test_what_fails_at_once_is_not_waited_for(site: Site) -> None:
     fuse = site.fuse(SETTLING)
     fuse.leave(fuse.enter(), success=False)
-    assert fuse.enter() == ASK and site.clock.now == 1000.0
+    assert fuse.enter() == ALLOW and site.clock.now == 1000.0
 
 
 # -- a worker that stops or dies while it has the row -------------------------------------------------------------------
@@ -320,8 +320,8 @@ def test_a_breaker_that_nobody_can_decide_over_does_not_keep_requests_back(site:
     assert enters(fuse) == REFUSED, "within the pause there is nothing to decide"
     site.clock.now += RULE.cooldown
     before = time.monotonic()
-    assert enters(fuse) == ASK
-    fuse.leave(ASK, success=True)
+    assert enters(fuse) == ALLOW
+    fuse.leave(ALLOW, success=True)
     assert time.monotonic() - before < 2 * BOUND + TOLERANCE
 
 

@@ -267,16 +267,23 @@ def test_challenge_is_that_of_rfc_7628():
 
 
 def test_the_table_reads_as_many_messages_as_it_has_steps():
-    assert [row.name for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [
+    assert [row.name for row in mechanisms.PASSWORD_MECHANISMS + mechanisms.TOKEN_MECHANISMS] == [
         "PLAIN",
         "LOGIN",
         "XOAUTH2",
         "OAUTHBEARER",
     ]
-    assert [[step.prompt for step in row.steps] for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [
+    assert [
+        [step.prompt for step in row.steps] for row in mechanisms.PASSWORD_MECHANISMS + mechanisms.TOKEN_MECHANISMS
+    ] == [
         [b""],
         [b"Username:", b"Password:"],
         [b""],
         [b""],
     ]
-    assert [row.token for row in mechanisms.PASSWORDS + mechanisms.TOKENS] == [False, False, True, True]
+    assert [row.token for row in mechanisms.PASSWORD_MECHANISMS + mechanisms.TOKEN_MECHANISMS] == [
+        False,
+        False,
+        True,
+        True,
+    ]

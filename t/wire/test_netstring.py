@@ -13,7 +13,7 @@ LIMIT = 100_000
 
 
 def take(buffer: bytes) -> tuple[bytes, int] | None:
-    return netstring.take(buffer, LIMIT)
+    return netstring.parse(buffer, LIMIT)
 
 
 def hopeless(buffer: bytes, limit: int) -> bool:
@@ -87,18 +87,18 @@ def test_what_can_never_be_one_is_malformed_at_once(buffer: bytes, reason: str) 
 
 
 def test_the_limit_is_the_payloads_length() -> None:
-    assert netstring.take(b"3:abc,", 3) == (b"abc", 6)
+    assert netstring.parse(b"3:abc,", 3) == (b"abc", 6)
     with pytest.raises(ProtocolError):
-        netstring.take(b"3:abc,", 2)
-    assert netstring.take(b"0:,", 0) == (b"", 3)
+        netstring.parse(b"3:abc,", 2)
+    assert netstring.parse(b"0:,", 0) == (b"", 3)
     with pytest.raises(ProtocolError):
-        netstring.take(b"1", 0)
+        netstring.parse(b"1", 0)
     largest = netstring.encode(b"x" * LIMIT)
     assert take(largest) == (b"x" * LIMIT, len(largest))
 
 
 def test_a_written_length_reserves_nothing() -> None:
-    assert netstring.take(b"999999999:", 10**9) is None
+    assert netstring.parse(b"999999999:", 10**9) is None
 
 
 @given(some.lists(some.binary(max_size=30), max_size=4), some.binary(max_size=5))
@@ -116,7 +116,7 @@ NEARLY = some.text("0123456789:,-+ x", max_size=14).map(str.encode) | some.binar
 @given(NEARLY, some.sampled_from([0, 1, 3, 10, 99, 12345]))
 def test_hopeless_bytes_are_refused_and_no_others(buffer: bytes, limit: int) -> None:
     try:
-        netstring.take(buffer, limit)
+        netstring.parse(buffer, limit)
         refused = False
     except ProtocolError:
         refused = True

@@ -22,7 +22,7 @@ ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=40)
 
 
 def test_a_request_of_postfix() -> None:
-    attributes, used = policy.take(POSTFIX_REQUEST)
+    attributes, used = policy.parse(POSTFIX_REQUEST)
     assert used == len(POSTFIX_REQUEST)
     assert len(attributes) == 29
     assert list(attributes)[:2] == ["request", "protocol_state"]
@@ -32,10 +32,10 @@ def test_a_request_of_postfix() -> None:
 
 
 def test_a_request_of_postfix_comes_out_whatever_way_it_comes_in() -> None:
-    attributes, _ = policy.take(POSTFIX_REQUEST)
-    assert hear_every_way(policy.take, POSTFIX_REQUEST) == ([attributes], b"", False)
-    assert hear_every_way(policy.take, POSTFIX_REQUEST + b"request=x") == ([attributes], b"request=x", False)
-    assert hear(policy.take, [POSTFIX_REQUEST * 3]) == ([attributes] * 3, b"", False)
+    attributes, _ = policy.parse(POSTFIX_REQUEST)
+    assert hear_every_way(policy.parse, POSTFIX_REQUEST) == ([attributes], b"", False)
+    assert hear_every_way(policy.parse, POSTFIX_REQUEST + b"request=x") == ([attributes], b"request=x", False)
+    assert hear(policy.parse, [POSTFIX_REQUEST * 3]) == ([attributes] * 3, b"", False)
     assert calls_at(policy.is_complete, POSTFIX_REQUEST) == len(POSTFIX_REQUEST)
 
 
@@ -57,17 +57,17 @@ def test_a_request_of_postfix_comes_out_whatever_way_it_comes_in() -> None:
     ],
 )
 def test_values(data: bytes, attributes: dict[str, str]) -> None:
-    assert policy.take(data) == (attributes, len(data))
+    assert policy.parse(data) == (attributes, len(data))
 
 
 def test_a_repeated_name_keeps_its_place_and_has_its_last_value() -> None:
-    attributes, _ = policy.take(b"a=1\nb=2\na=3\n\n")
+    attributes, _ = policy.parse(b"a=1\nb=2\na=3\n\n")
     assert list(attributes.items()) == [("a", "3"), ("b", "2")]
 
 
 @pytest.mark.parametrize("data", [b"", b"a", b"a=b", b"a=b\n", b"a=b\nc", b"a=b\nc=d\n", b"a=b\r\n\r"])
 def test_more_bytes_are_needed(data: bytes) -> None:
-    assert policy.take(data) is None
+    assert policy.parse(data) is None
     assert not policy.is_complete(data)
 
 
@@ -90,33 +90,33 @@ def test_more_bytes_are_needed(data: bytes) -> None:
 )
 def test_a_malformed_request(data: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
-        policy.take(data)
+        policy.parse(data)
     assert policy.is_complete(data)
-    assert hear_every_way(policy.take, data).malformed
+    assert hear_every_way(policy.parse, data).malformed
 
 
 def test_the_largest_request() -> None:
     largest = b"a=" + b"x" * (policy.REQUEST_LIMIT - 4) + b"\n\n"
-    assert policy.take(largest) == ({"a": "x" * (policy.REQUEST_LIMIT - 4)}, policy.REQUEST_LIMIT)
-    assert policy.take(largest + largest)[1] == policy.REQUEST_LIMIT
-    assert policy.take(largest[:-1]) is None and not policy.is_complete(largest[:-1])
+    assert policy.parse(largest) == ({"a": "x" * (policy.REQUEST_LIMIT - 4)}, policy.REQUEST_LIMIT)
+    assert policy.parse(largest + largest)[1] == policy.REQUEST_LIMIT
+    assert policy.parse(largest[:-1]) is None and not policy.is_complete(largest[:-1])
 
 
 def test_a_request_that_is_too_large_is_refused_before_its_end() -> None:
     endless = b"a=" + b"x" * (policy.REQUEST_LIMIT - 2)
     for data in (endless, endless + b"\n\n", endless + b"x" * 9):
         with pytest.raises(ProtocolError, match="over 65536 bytes"):
-            policy.take(data)
+            policy.parse(data)
         assert policy.is_complete(data) and policy.is_complete(data, len(data) - 1)
 
 
 def test_the_most_attributes() -> None:
     lines = b"".join(b"a%d=\n" % number for number in range(policy.ATTRIBUTE_LIMIT))
-    assert len(policy.take(lines + b"\n")[0]) == policy.ATTRIBUTE_LIMIT
-    assert policy.take(lines) is None
+    assert len(policy.parse(lines + b"\n")[0]) == policy.ATTRIBUTE_LIMIT
+    assert policy.parse(lines) is None
     for data in (lines + b"b=\n\n", lines + b"b=\n", b"a=\n" * (policy.ATTRIBUTE_LIMIT + 1) + b"\n"):
         with pytest.raises(ProtocolError, match="more than 1000 attributes"):
-            policy.take(data)
+            policy.parse(data)
         assert policy.is_complete(data) and policy.is_complete(data, len(data) - 1)
 
 
@@ -132,10 +132,10 @@ def written(attributes: dict[str, str]) -> bytes:
 @given(some.lists(REQUESTS, max_size=3), some.binary(max_size=6))
 def test_requests_in_a_row_come_out_whatever_way_they_come_in(requests: list[dict[str, str]], behind: bytes) -> None:
     data = b"".join(map(written, requests))
-    heard = hear_every_way(policy.take, data)
+    heard = hear_every_way(policy.parse, data)
     assert heard == (requests, b"", False)
     assert [list(message) for message in heard.messages] == [list(request) for request in requests]
-    assert hear_every_way(policy.take, data + behind).messages[: len(requests)] == requests
+    assert hear_every_way(policy.parse, data + behind).messages[: len(requests)] == requests
 
 
 NEARLY = some.text("a=\n\r\x00é", max_size=20).map(str.encode) | some.binary(max_size=20) | REQUESTS.map(written)
@@ -144,15 +144,15 @@ NEARLY = some.text("a=\n\r\x00é", max_size=20).map(str.encode) | some.binary(ma
 @given(NEARLY)
 @example(b"a=b\n\nx")
 def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
-    expected = next((size for size in range(len(data) + 1) if must_look(policy.take, data[:size])), None)
+    expected = next((size for size in range(len(data) + 1) if must_look(policy.parse, data[:size])), None)
     assert calls_at(policy.is_complete, data) == expected
-    assert policy.is_complete(data) == must_look(policy.take, data)
+    assert policy.is_complete(data) == must_look(policy.parse, data)
 
 
 @given(NEARLY, some.binary(max_size=8))
 def test_nonsense_is_heard_the_same_whatever_way_it_comes_in(data: bytes, behind: bytes) -> None:
-    if hear_every_way(policy.take, data).malformed:
-        assert hear(policy.take, [data + behind]).malformed
+    if hear_every_way(policy.parse, data).malformed:
+        assert hear(policy.parse, [data + behind]).malformed
 
 
 @pytest.mark.parametrize(

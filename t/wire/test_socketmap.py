@@ -18,7 +18,7 @@ ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=40)
 
 def ask(payload: bytes) -> Query | BadQuery:
     encoded = netstring.encode(payload)
-    query, used = socketmap.take(encoded + b"9:trailing")
+    query, used = socketmap.parse(encoded + b"9:trailing")
     assert used == len(encoded)
     return query
 
@@ -68,12 +68,12 @@ def test_a_request_that_cannot_be_looked_up_has_its_reply(payload: bytes, reply:
 )
 def test_broken_framing_is_malformed(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        socketmap.take(data)
+        socketmap.parse(data)
     assert socketmap.is_complete(data)
 
 
 def test_the_longest_request() -> None:
-    query, used = socketmap.take(netstring.encode(b"m " + b"k" * (LIMIT - 2)))
+    query, used = socketmap.parse(netstring.encode(b"m " + b"k" * (LIMIT - 2)))
     assert query == Query("m", "k" * (LIMIT - 2)) and used == LIMIT + 8
 
 
@@ -88,17 +88,17 @@ PAYLOADS = (
 def test_pipelined_requests_come_out_whatever_way_they_come_in(payloads: list[bytes], behind: bytes) -> None:
     data = b"".join([netstring.encode(payload) for payload in payloads])
     expected = [ask(payload) for payload in payloads]
-    assert hear_every_way(socketmap.take, data) == (expected, b"", False)
-    assert hear_every_way(socketmap.take, data + behind).messages[: len(payloads)] == expected
+    assert hear_every_way(socketmap.parse, data) == (expected, b"", False)
+    assert hear_every_way(socketmap.parse, data + behind).messages[: len(payloads)] == expected
 
 
 @given(
     some.text("0123456789:, x", max_size=14).map(str.encode) | some.binary(max_size=14) | PAYLOADS.map(netstring.encode)
 )
 def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
-    expected = next((size for size in range(len(data) + 1) if must_look(socketmap.take, data[:size])), None)
+    expected = next((size for size in range(len(data) + 1) if must_look(socketmap.parse, data[:size])), None)
     assert calls_at(socketmap.is_complete, data) == expected
-    assert socketmap.is_complete(data) == must_look(socketmap.take, data)
+    assert socketmap.is_complete(data) == must_look(socketmap.parse, data)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_no_reply_is_ok_without_a_value() -> None:
 
 def test_a_reply_over_the_limit_becomes_an_error() -> None:
     fits = socketmap.encode(SocketMapReply("OK", "x" * (LIMIT - 3)), LIMIT)
-    assert netstring.take(fits, LIMIT) == (b"OK " + b"x" * (LIMIT - 3), LIMIT + 8)
+    assert netstring.parse(fits, LIMIT) == (b"OK " + b"x" * (LIMIT - 3), LIMIT + 8)
     assert socketmap.encode(SocketMapReply("OK", "x" * (LIMIT - 2)), LIMIT) == b"22:PERM reply is too long,"
     assert socketmap.encode(SocketMapReply("OK", "ü" * 50_000), LIMIT) == b"22:PERM reply is too long,"
     assert socketmap.encode(SocketMapReply("OK", "x" * 200_000), 300_000).startswith(b"200003:OK x")
@@ -140,7 +140,7 @@ def test_a_reply_over_the_limit_becomes_an_error() -> None:
 @example("TEMP", "\u2029" * 300)
 def test_every_reply_is_one_that_postfix_understands(status: str, text: str) -> None:
     encoded = socketmap.encode(SocketMapReply(status, text), LIMIT)
-    payload, used = netstring.take(encoded, LIMIT)
+    payload, used = netstring.parse(encoded, LIMIT)
     assert used == len(encoded)
     shown = re.fullmatch(r"(OK (?=.)|NOTFOUND (?!.)|TEMP |TIMEOUT |PERM )(.*)", payload.decode())
     assert shown

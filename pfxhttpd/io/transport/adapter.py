@@ -57,7 +57,7 @@ class _Unlimited:
 class _Kept:
     """A connection, its place in the limiter, and when it was last used (monotonic seconds)."""
 
-    __slots__ = ("stream", "permit", "used")
+    __slots__ = ("permit", "stream", "used")
 
     def __init__(self, stream: Stream, permit: Any) -> None:
         self.stream, self.permit, self.used = stream, permit, 0.0
