@@ -1,14 +1,9 @@
-"""The request's template: parsed once, when the configuration is loaded, and filled in for each request.
+"""Templates of a request's body and URL: parsed once, when the configuration is loaded, and rendered for each request.
 
-Whatever a client sends goes through the encoder of the place where its placeholder stands, so no key can break out:
-
-    place                                      a string becomes                      the object (see below) becomes
-    within "..."                               JSON string escapes                   JSON string escapes
-    elsewhere in a text shaped like JSON       a complete JSON string, with quotes   itself
-    a target, or a form (see `payload_of`)     percent-encoded                       percent-encoded
-    elsewhere                                  itself: nothing here has a meaning    itself
-
-`{{ .Key }}` of a policy request is the request as one JSON object, in the order received; all else are strings.
+`{{ .Key }}` is the key of a lookup, or the whole policy request as one JSON object with the attributes in the order
+received. `{{ .Attr.sender }}` is one attribute of a policy request, `{{ .Name }}` the entry's name. Each is encoded for
+the position where it stands, so that nothing a client sends can end the string or the field around it. `encoding` has
+the rules; the Content-Type header decides which of them apply to a body.
 """
 
 from __future__ import annotations
@@ -17,22 +12,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from json import JSONEncoder
-from json.encoder import encode_basestring
 from typing import NamedTuple
-from urllib.parse import quote
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
+from pfxhttpd.rules.encoding import (
+    EncodingError,
+    Layers,
+    Marks,
+    form_layers,
+    json_layers,
+    marks_for,
+    url_layers,
+    xml_layers,
+)
 from pfxhttpd.wire.text import one_line
 
 Request = str | Mapping[str, str]
-"""What a template is filled in with: the key of a lookup, or the attributes of a policy request."""
+"""What a template is rendered for: the key of a lookup, or the attributes of a policy request."""
 
-Fill = Callable[[Request], str]
-"""What stands in a placeholder's place, for a request."""
-
-Encoder = Callable[[str], str]
-
-FORM = "application/x-www-form-urlencoded"
+Value = Callable[[Request], str]
+"""The text that takes a placeholder's place, for one request."""
 
 _DEFAULT_PAYLOADS = {SOCKET_MAP: '{"key": "{{ .Key }}"}', POLICY_SERVICE: "{{ .Key }}", DOVECOT_SASL: ""}
 _WITHOUT_BODY = frozenset({"GET", "HEAD"})
@@ -42,12 +41,18 @@ _BLANKS = " \t\r\n"
 _OPEN = re.compile(r"\{\{(-(?=[ \t\r\n]))?[ \t\r\n]*")
 _CLOSE = re.compile(r"([ \t\r\n]-)?\}\}")
 _ATTRIBUTE = re.compile(r"\.Attr\.([^\s{}]+)")
-_STRING_MARK = re.compile(r'\\.|"', re.DOTALL)
-_UP_TO_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*[/?#]")
+_UP_TO_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*(?=[/?#])")
+_CHARSET = re.compile(r';[ \t]*charset[ \t]*=[ \t"]*([^\s;"]*)', re.IGNORECASE)
+
+_CONTENT_TYPE_HINT = (
+    "set Content-Type in custom_headers to the kind of body that this is:"
+    " application/json, application/x-www-form-urlencoded, application/xml,"
+    " or text/plain where a key needs no escapes"
+)
 
 
 class TemplateError(ValueError):
-    """The template has placeholders that mean nothing. `problems` holds pairs: offset in characters, what is wrong."""
+    """The template cannot be used. `problems` holds pairs: the offset in characters, and what is wrong there."""
 
     def __init__(self, problems: list[tuple[int, str]]) -> None:
         super().__init__("; ".join([f"character {offset + 1}: {what}" for offset, what in problems]))
@@ -55,36 +60,33 @@ class TemplateError(ValueError):
 
 
 class Template:
-    """A parsed template. `static` is the result where no request can change it, else None."""
+    """A parsed template. `static` is the rendered text where it is the same for every request, else None."""
 
-    __slots__ = ("_fills", "_pattern", "static")
+    __slots__ = ("_pattern", "_values", "static")
 
     static: bytes | None
 
-    def __init__(self, pieces: list[str | Fill]) -> None:
+    def __init__(self, pieces: list[str | Value]) -> None:
         self._pattern = "".join([piece.replace("%", "%%") if isinstance(piece, str) else "%s" for piece in pieces])
-        self._fills = tuple([piece for piece in pieces if not isinstance(piece, str)])
-        self.static = None if self._fills else (self._pattern % ()).encode("utf-8", "replace")
+        self._values = tuple([piece for piece in pieces if not isinstance(piece, str)])
+        self.static = None if self._values else (self._pattern % ()).encode("utf-8", "replace")
 
     def render(self, request: Request) -> bytes:
         """The text for this request. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         if self.static is not None:
             return self.static
-        return (self._pattern % tuple([fill(request) for fill in self._fills])).encode("utf-8", "replace")
+        return (self._pattern % tuple([value(request) for value in self._values])).encode("utf-8", "replace")
 
 
 def payload_of(entry: Entry) -> Template:
-    """The template of the entry's request body; that of a GET is empty. Raises TemplateError.
+    """The template of the entry's request body, which is empty for a GET. Raises TemplateError.
 
-    An entry without a payload sends `{"key": "..."}`, or for policies the attributes. Where a custom header says that
-    the body is a form (application/x-www-form-urlencoded), what is filled in is percent-encoded.
+    An entry without a payload sends `{"key": "..."}`, or for policies the attributes.
     """
-    pieces = _cut(entry.payload or _DEFAULT_PAYLOADS[entry.kind], entry)
+    pieces = _parse(entry.payload or _DEFAULT_PAYLOADS[entry.kind], entry)
     if entry.method.upper() in _WITHOUT_BODY:
         return Template([])
-    if _is_form(entry):
-        return Template(_encode(pieces, _PERCENT, _PERCENT))
-    return Template(_encode(pieces, _IN_STRING, _IN_JSON if _shaped_like_json(pieces) else _PLAIN))
+    return _template(pieces, lambda text, marks: _body_layers(entry, text, marks))
 
 
 def target_of(entry: Entry) -> Template:
@@ -92,14 +94,18 @@ def target_of(entry: Entry) -> Template:
 
     Scheme, host and port are the administrator's alone: no client chooses where a request goes.
     """
-    pieces = _cut(entry.target, entry)
-    if len(pieces) > 1 and not _UP_TO_PATH.match(pieces[0]):
-        raise TemplateError([(len(pieces[0]), "a placeholder may stand in the path or the query of a target only")])
-    return Template(_encode(pieces, _PERCENT, _PERCENT))
+    pieces = _parse(entry.target, entry)
+    host = _UP_TO_PATH.match(pieces[0].literal)
+    if len(pieces) > 1 and not host:
+        raise TemplateError([(pieces[1].offset, "a placeholder may stand in the path or the query of a target only")])
+    return _template(pieces, lambda text, marks: url_layers(text[host.end() if host else 0 :], marks))
 
 
 def check(entry: Entry) -> Iterator[tuple[str, str]]:
-    """What is wrong with the entry's templates, each with its key. A SASL entry's payload has no effect and is not looked at."""
+    """What is wrong with the entry's templates, each problem with its key.
+
+    The payload of a SASL entry has no effect and is not examined.
+    """
     parsers = {"payload": payload_of, "target": target_of}
     if entry.kind == DOVECOT_SASL:
         del parsers["payload"]
@@ -111,84 +117,72 @@ def check(entry: Entry) -> Iterator[tuple[str, str]]:
                 yield key, f"character {offset + 1}: {what}"
 
 
-# The encoders, one for each kind of place.
+# Parsing.
 
 
-def escaped(text: str) -> str:
-    """The text as it stands between the quotes of a JSON string (RFC 8259, section 7)."""
-    return encode_basestring(text)[1:-1]
+class _Placeholder(NamedTuple):
+    """What a placeholder stands for, whether that is a JSON document, and whether it is the same for every request."""
 
-
-def percent(text: str) -> str:
-    """The text with all but its unreserved characters percent-encoded (RFC 3986, section 2.3).
-
-    `.` and `..` are encoded as well: as a whole segment of a path they would lead elsewhere.
-    """
-    if text == "." or text == "..":
-        return text.replace(".", "%2E")
-    return quote(text, safe="", errors="replace")
-
-
-def itself(text: str) -> str:
-    """The text, unchanged."""
-    return text
-
-
-class _Place(NamedTuple):
-    """How the two kinds of things that can be filled in are encoded in one kind of place."""
-
-    text: Encoder
-    json: Encoder
-
-
-_IN_STRING = _Place(escaped, escaped)
-_IN_JSON = _Place(encode_basestring, itself)
-_PERCENT = _Place(percent, percent)
-_PLAIN = _Place(itself, itself)
-
-
-class _Slot(NamedTuple):
-    """A placeholder: what it stands for, whether that is JSON, and whether it is the same for every request."""
-
-    source: Fill
-    json: bool = False
+    value: Value
+    is_json: bool = False
     constant: bool = False
 
 
-_KEY = _Slot(itself)
-_REQUEST = _Slot(JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode, json=True)
+class _Piece(NamedTuple):
+    """A placeholder, or a literal where there is none. `offset` is its position in the template, in characters."""
+
+    offset: int
+    literal: str = ""
+    placeholder: _Placeholder | None = None
 
 
-def _slot(name: str, entry: Entry) -> _Slot | str:
+def _key(request: Request) -> str:
+    assert isinstance(request, str)
+    return request
+
+
+def _attribute(name: str) -> Value:
+    def value(request: Request) -> str:
+        assert not isinstance(request, str)
+        return request.get(name, "")
+
+    return value
+
+
+_KEY = _Placeholder(_key)
+_ATTRIBUTES = _Placeholder(JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode, is_json=True)
+
+
+def _placeholder(name: str, entry: Entry) -> _Placeholder | str:
     """What the placeholder `name` stands for in this entry, or what is wrong with it."""
     if name == ".Name":
-        return _Slot(lambda request: entry.name, constant=True)
+        return _Placeholder(lambda request: entry.name, constant=True)
     known = [".Name"]
+    attribute = _ATTRIBUTE.fullmatch(name)
     if entry.kind == SOCKET_MAP:
         if name == ".Key":
             return _KEY
         known.append(".Key")
     if entry.kind == POLICY_SERVICE:
         if name == ".Key":
-            return _REQUEST
-        attribute = _ATTRIBUTE.fullmatch(name)
+            return _ATTRIBUTES
         if attribute:
-            return _Slot(lambda request: request.get(attribute[1], ""))
+            return _Placeholder(_attribute(attribute[1]))
         known += [".Key", ".Attr.sender"]
-    elif _ATTRIBUTE.fullmatch(name):
+    elif attribute:
         return "only policy services have attributes"
     likely = get_close_matches(name.title(), known, 1)
     hint = f"; did you mean {{{{ {likely[0]} }}}}?" if likely else f"; known are {', '.join(known)}"
     return f"unknown placeholder {{{{ {one_line(name, 40)} }}}}{hint}"
 
 
-def _cut(text: str, entry: Entry) -> list[str | _Slot]:
-    """The template cut into literals and placeholders by turns, blanks trimmed where marks ask for it. Raises TemplateError.
+def _parse(text: str, entry: Entry) -> list[_Piece]:
+    """Literals and placeholders by turns, blanks trimmed where trim marks ask for it. Raises TemplateError.
 
-    The first and the last piece are literals, if need be empty ones.
+    The first and the last piece are literals, which may be empty.
     """
     problems: list[tuple[int, str]] = []
-    pieces: list[str | _Slot] = []
+    pieces: list[_Piece] = []
     done = 0
     trim = False
     while opening := _OPEN.search(text, done):
@@ -198,57 +192,89 @@ def _cut(text: str, entry: Entry) -> list[str | _Slot]:
             break
         literal = text[done : opening.start()]
         literal = literal.lstrip(_BLANKS) if trim else literal
-        pieces.append(literal.rstrip(_BLANKS) if opening[1] else literal)
-        slot = _slot(text[opening.end() : closing.start()].rstrip(_BLANKS), entry)
-        if isinstance(slot, str):
-            problems.append((opening.start(), slot))
+        pieces.append(_Piece(done, literal.rstrip(_BLANKS) if opening[1] else literal))
+        placeholder = _placeholder(text[opening.end() : closing.start()].rstrip(_BLANKS), entry)
+        if isinstance(placeholder, str):
+            problems.append((opening.start(), placeholder))
         else:
-            pieces.append(slot)
+            pieces.append(_Piece(opening.start(), "", placeholder))
         done = closing.end()
         trim = bool(closing[1])
     if problems:
         raise TemplateError(problems)
-    pieces.append(text[done:].lstrip(_BLANKS) if trim else text[done:])
+    pieces.append(_Piece(done, text[done:].lstrip(_BLANKS) if trim else text[done:]))
     return pieces
 
 
-def _encode(pieces: list[str | _Slot], within: _Place, outside: _Place) -> list[str | Fill]:
-    """The pieces with each placeholder's encoder chosen, by whether it stands within a string, and the fixed ones joined."""
-    encoded: list[str | Fill] = [""]
-    within_string = False
+# Encoding.
+
+
+def _body_layers(entry: Entry, text: str, marks: Marks) -> dict[str, Layers]:
+    """The layers of each mark in a body of the entry's Content-Type. Raises EncodingError."""
+    declared = [value for name, value in entry.headers if name.lower() == "content-type"]
+    content_type = declared[-1] if declared else "application/json"
+    media_type = content_type.partition(";")[0].strip().lower()
+    first = next(iter(marks))
+    charset = _CHARSET.search(content_type)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise EncodingError(first, f"what is sent is UTF-8, but Content-Type says {one_line(charset[1], 40)}")
+    if media_type == "application/x-www-form-urlencoded":
+        return form_layers(text, marks)
+    if media_type == "text/plain":
+        return dict.fromkeys(marks, ())
+    if media_type in ("application/xml", "text/xml") or media_type.endswith("+xml"):
+        return xml_layers(text, marks)
+    if media_type in ("application/json", "text/json") or media_type.endswith("+json"):
+        try:
+            return json_layers(text, marks)
+        except EncodingError as error:
+            hint = "" if declared else f"; correct it, or {_CONTENT_TYPE_HINT}"
+            raise EncodingError(error.mark, f"{error}{hint}") from None
+    raise EncodingError(
+        first, f"how a key is encoded in {one_line(media_type, 60) or 'this'} is not known; {_CONTENT_TYPE_HINT}"
+    )
+
+
+def _template(pieces: list[_Piece], find_layers: Callable[[str, Marks], dict[str, Layers]]) -> Template:
+    """The template of these pieces, each placeholder with the encoders that `find_layers` finds. Raises TemplateError.
+
+    Where only the administrator's own names are put in and no layers are found, they are sent as they are.
+    """
+    placeholders = {piece.offset: piece.placeholder for piece in pieces if piece.placeholder}
+    marks = dict(zip(placeholders, marks_for("".join([piece.literal for piece in pieces]), len(placeholders))))
+    layers: dict[str, Layers] = {}
+    if placeholders:
+        text = "".join([marks[piece.offset] if piece.placeholder else piece.literal for piece in pieces])
+        try:
+            layers = find_layers(text, {marks[offset]: found.is_json for offset, found in placeholders.items()})
+        except EncodingError as error:
+            if not all(placeholder.constant for placeholder in placeholders.values()):
+                offset = next(offset for offset, mark in marks.items() if mark == error.mark)
+                raise TemplateError([(offset, str(error))]) from None
+    joined: list[str | Value] = [""]
     for piece in pieces:
-        if isinstance(piece, str):
-            within_string ^= _STRING_MARK.findall(piece).count('"') % 2 == 1
+        value: str | Value = piece.literal
+        if piece.placeholder:
+            value = _encoded(piece.placeholder, layers.get(marks[piece.offset], ()))
+        if isinstance(value, str) and isinstance(joined[-1], str):
+            joined[-1] += value
         else:
-            place = within if within_string else outside
-            piece = _fill(piece, place.json if piece.json else place.text)
-        if isinstance(piece, str) and isinstance(encoded[-1], str):
-            encoded[-1] += piece
-        else:
-            encoded.append(piece)
-    return [piece for piece in encoded if piece != ""]
+            joined.append(value)
+    return Template([piece for piece in joined if piece != ""])
 
 
-def _fill(slot: _Slot, encode: Encoder) -> str | Fill:
-    """The slot's source and its encoder as one function; the text itself where it is constant."""
-    if slot.constant:
-        return encode(slot.source(""))
-    if encode is itself:
-        return slot.source
-    if slot.source is itself:
+def _encoded(placeholder: _Placeholder, layers: Layers) -> str | Value:
+    """The placeholder's value and its encoders as one function, or the text itself where it is constant."""
+
+    def value(request: Request) -> str:
+        text = placeholder.value(request)
+        for encode in layers:
+            text = encode(text)
+        return text
+
+    if placeholder.constant:
+        return value("")
+    if placeholder is _KEY and len(layers) == 1:
+        encode: Callable[..., str] = layers[0]  # the usual case, one call for each request
         return encode
-    return lambda request: encode(slot.source(request))
-
-
-def _shaped_like_json(pieces: list[str | _Slot]) -> bool:
-    for piece in pieces:
-        if not isinstance(piece, str):
-            return False
-        if piece.strip(_BLANKS):
-            return piece.lstrip(_BLANKS)[0] in '{["'
-    return False
-
-
-def _is_form(entry: Entry) -> bool:
-    types = [value for name, value in entry.headers if name.lower() == "content-type"]
-    return bool(types) and types[-1].partition(";")[0].strip().lower() == FORM
+    return value

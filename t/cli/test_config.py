@@ -39,7 +39,7 @@ socket_maps:
     target: "http://h/"
     value_field: v
     payload: "user={{ .Key }}&password=geheim&x=shown"
-    custom_headers: ["Authorization: Bearer geheim"]
+    custom_headers: ["Content-Type: application/x-www-form-urlencoded", "Authorization: Bearer geheim"]
   oidc:
     target: "http://h/"
     value_field: v

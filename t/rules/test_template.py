@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given
@@ -16,6 +18,9 @@ from pfxhttpd.rules.template import TemplateError, check, payload_of, target_of
 KEY = 'a"b\\c\n{{ .Key }}%s'
 ATTRIBUTES = {"request": "smtpd_access_policy", "sender": 'x"@example.org', "z": "", "a": "grün"}
 AS_JSON = '{"request":"smtpd_access_policy","sender":"x\\"@example.org","z":"","a":"grün"}'
+Headers = tuple[tuple[str, str], ...]
+PLAIN = (("Content-Type", "text/plain"),)
+XML = (("Content-Type", "application/xml"),)
 FORM = (("Content-Type", "application/x-www-form-urlencoded; charset=utf-8"),)
 ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=40)
 
@@ -28,12 +33,24 @@ def request(payload: str = "", target: str = "http://h/", **more: object) -> Ent
     return Entry(POLICY_SERVICE, "demo", target, payload=payload, **more)
 
 
-def body(payload: str, key: str = "k") -> str:
-    return payload_of(lookup(payload)).render(key).decode()
+def body(payload: str, key: str = "k", headers: Headers = ()) -> str:
+    return payload_of(lookup(payload, headers=headers)).render(key).decode()
 
 
-def policy_body(payload: str, attributes: Mapping[str, str] = ATTRIBUTES) -> str:
-    return payload_of(request(payload)).render(attributes).decode()
+def policy_body(payload: str, attributes: Mapping[str, str] = ATTRIBUTES, headers: Headers = ()) -> str:
+    return payload_of(request(payload, headers=headers)).render(attributes).decode()
+
+
+def complaint(payload: str = "", target: str = "http://h/", headers: Headers = ()) -> str:
+    """The one thing that `check` finds wrong, with its key in front; "" where it finds nothing."""
+    found = [f"{key}: {what}" for key, what in check(lookup(payload, target, headers=headers))]
+    assert len(found) < 2
+    return "".join(found)
+
+
+def sendable(key: str) -> str:
+    """The key as UTF-8 can hold it."""
+    return key.encode("utf-8", "replace").decode()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +67,15 @@ def policy_body(payload: str, attributes: Mapping[str, str] = ATTRIBUTES) -> str
         ('["{{ .Key }}{{ .Key }}"]', '["kk"]'),
         ("  [{{ .Key }}]", '  ["k"]'),
         ('"{{ .Key }}"', '"k"'),
+    ],
+)
+def test_a_payload(payload: str, rendered: str) -> None:
+    assert body(payload) == rendered
+
+
+@pytest.mark.parametrize(
+    ("payload", "rendered"),
+    [
         ("{{ .Key }}", "k"),
         ("key={{ .Key }}", "key=k"),
         ("a   {{- .Key -}}   b", "akb"),
@@ -62,8 +88,8 @@ def policy_body(payload: str, attributes: Mapping[str, str] = ATTRIBUTES) -> str
         ("}} { } {", "}} { } {"),
     ],
 )
-def test_a_payload(payload: str, rendered: str) -> None:
-    assert body(payload) == rendered
+def test_a_payload_of_plain_text(payload: str, rendered: str) -> None:
+    assert body(payload, headers=PLAIN) == rendered
 
 
 @pytest.mark.parametrize(
@@ -74,11 +100,14 @@ def test_a_payload(payload: str, rendered: str) -> None:
         ('{"request": "{{ .Key }}"}', json.dumps({"request": AS_JSON}, ensure_ascii=False)),
         ('{"s": "{{ .Attr.sender }}", "n": "{{ .Attr.nothing }}"}', '{"s": "x\\"@example.org", "n": ""}'),
         ('{"s": {{ .Attr.sender }}, "n": {{ .Attr.nothing }}}', '{"s": "x\\"@example.org", "n": ""}'),
-        ("sender {{ .Attr.sender }}", 'sender x"@example.org'),
     ],
 )
 def test_a_payload_of_a_policy(payload: str, rendered: str) -> None:
     assert policy_body(payload) == rendered
+
+
+def test_a_policy_in_plain_text() -> None:
+    assert policy_body("sender {{ .Attr.sender }}", headers=PLAIN) == 'sender x"@example.org'
 
 
 def test_the_built_in_payloads() -> None:
@@ -164,7 +193,7 @@ def test_what_no_request_can_change_is_made_once() -> None:
     template = payload_of(lookup('{"map": "{{ .Name }}", "part": "100%"}'))
     assert template.static == b'{"map": "demo", "part": "100%"}'
     assert template.render("k") is template.static
-    assert payload_of(lookup("{{ .Key }}")).static is None
+    assert payload_of(lookup('"{{ .Key }}"')).static is None
     assert target_of(lookup(target="https://h/a%20b?c={{ .Name }}")).static == b"https://h/a%20b?c=demo"
 
 
@@ -276,8 +305,183 @@ def test_no_key_leaves_its_segment_of_a_target(key: str) -> None:
     ],
 )
 def test_a_form_is_known_by_its_content_type(headers: tuple[tuple[str, str], ...], is_form: bool) -> None:
-    rendered = payload_of(lookup("k={{ .Key }}", headers=headers)).render("a&b").decode()
-    assert rendered == ("k=a%26b" if is_form else "k=a&b")
+    assert body('["k={{ .Key }}"]', "a&b", headers) == ('["k=a%26b"]' if is_form else '["k=a&b"]')
+
+
+# Several layers: what was sent, decoded layer by layer, holds the key and nothing more.
+
+EVIL = (
+    'a","admin":"1',
+    "&admin=1",
+    "</k><admin>1</admin><k>",
+    "' or '1'='1",
+    "\\",
+    '\\"',
+    "%22",
+    "&quot;",
+    "]]>",
+    "+ \t",
+)
+
+
+@given(ANY_TEXT)
+def test_json_in_a_field_of_a_form(key: str) -> None:
+    for payload in (
+        'payload={"key": "x{{ .Key }}", "b": 1}&c=1',
+        "payload=%7B%22key%22:+%22x{{ .Key }}%22,%22b%22:1%7D&c=1",
+    ):
+        fields = parse_qs(body(payload, key, FORM), strict_parsing=True)
+        assert fields["c"] == ["1"] and json.loads(fields["payload"][0]) == {"key": f"x{sendable(key)}", "b": 1}
+    fields = parse_qs(body('a=1&payload={"key": {{ .Key }}}', key, FORM), strict_parsing=True)
+    assert fields["a"] == ["1"] and json.loads(fields["payload"][0]) == {"key": sendable(key)}
+
+
+@given(ANY_TEXT)
+def test_json_as_a_whole_form(key: str) -> None:
+    assert json.loads(unquote_plus(body('{"key": "{{ .Key }}"}', key, FORM))) == {"key": sendable(key)}
+
+
+@given(ANY_TEXT)
+def test_json_in_the_query_of_a_target(key: str) -> None:
+    for target in ('http://h/a?q={"key":"{{ .Key }}"}&b=1', "http://h/a?q=%7B%22key%22:{{ .Key }}%7D&b=1"):
+        query = parse_qs(urlsplit(target_of(lookup(target=target)).render(key).decode("ascii")).query)
+        assert query["b"] == ["1"] and json.loads(query["q"][0]) == {"key": sendable(key)}
+
+
+@given(ANY_TEXT)
+def test_json_in_a_string_of_json(key: str) -> None:
+    inner = json.dumps({"key": "{{ .Key }}", "deep": json.dumps(["{{ .Key }}"])})
+    document = json.loads(json.loads(body(json.dumps({"a": 1, "inner": inner}), key))["inner"])
+    assert document["key"] == sendable(key) and json.loads(document["deep"]) == [sendable(key)]
+
+
+@given(ANY_TEXT)
+def test_a_quoted_word_in_a_string_of_json(key: str) -> None:
+    """GraphQL and SCIM have the escapes of JSON between double quotes."""
+    query = json.loads(body(json.dumps({"query": '{ user(mail: "{{ .Key }}") { name } }'}), key))["query"]
+    start, end = "{ user(mail: ", ") { name } }"
+    assert query.startswith(start) and query.endswith(end)
+    assert json.loads(query[len(start) : -len(end)]) == sendable(key)
+
+
+XML_DOCUMENT = """<?xml version="1.0" encoding="utf-8"?>
+<q xmlns:s="urn:s" a="{{ .Key }}" b='{{ .Key }}'><s:k>x{{ .Key }}y</s:k><!-- "a comment' --><j>{"key": "{{ .Key }}"}</j></q>
+"""
+
+
+def writable(key: str) -> str:
+    """The key as XML can hold it."""
+    return "".join(
+        ["\ufffd" if (ord(c) < 32 and c not in "\t\r\n") or c in "\ufffe\uffff" else c for c in sendable(key)]
+    )
+
+
+@pytest.mark.parametrize("media_type", ["application/xml", "Text/XML; charset=UTF-8", "application/soap+xml"])
+@given(ANY_TEXT)
+def test_no_key_breaks_out_of_xml(media_type: str, key: str) -> None:
+    root = ElementTree.fromstring(payload_of(lookup(XML_DOCUMENT, headers=(("Content-Type", media_type),))).render(key))
+    assert [(child.tag, len(child)) for child in root] == [("{urn:s}k", 0), ("j", 0)]
+    assert root.attrib == {"a": writable(key), "b": writable(key)}
+    assert root[0].text == f"x{writable(key)}y"
+    # JSON escapes control characters itself; the two non-characters are left to XML.
+    assert json.loads(root[1].text or "") == {"key": re.sub("[\ufffe\uffff]", "\ufffd", sendable(key))}
+
+
+@pytest.mark.parametrize("key", EVIL)
+def test_a_hostile_key_in_every_layer(key: str) -> None:
+    for test in (
+        test_json_in_a_field_of_a_form,
+        test_json_as_a_whole_form,
+        test_json_in_the_query_of_a_target,
+        test_json_in_a_string_of_json,
+        test_a_quoted_word_in_a_string_of_json,
+        test_no_key_breaks_out_of_a_payload,
+    ):
+        test.hypothesis.inner_test(key)
+    test_no_key_breaks_out_of_xml.hypothesis.inner_test("text/xml", key)
+
+
+def test_a_policy_request_in_every_layer() -> None:
+    expected = {**ATTRIBUTES}
+    form = parse_qs(policy_body('a={"r": {{ .Key }}, "s": "{{ .Key }}"}', headers=FORM))["a"][0]
+    assert json.loads(form)["r"] == expected and json.loads(json.loads(form)["s"]) == expected
+    root = ElementTree.fromstring(policy_body("<r>{{ .Key }}</r>", headers=XML))
+    assert json.loads(root.text or "") == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "said"),
+    [
+        ("key={{ .Key }}&b=1", (), "this is not JSON (Expecting value); correct it, or set Content-Type"),
+        ("<k>{{ .Key }}</k>", (), "application/xml"),
+        ("{{ .Key }}", (), "a text alone is not JSON; quote it to send a JSON string; correct it, or set Content-Type"),
+        ("{'key': '{{ .Key }}'}", (), "this is not JSON"),
+        ('{"key": x{{ .Key }}}', (), "this is not JSON"),
+        ('{"key": "a"{{ .Key }}}', (), "this is not JSON"),
+        ('{"key": "\\{{ .Key }}"}', (), "this is not JSON (Invalid \\escape)"),
+        ('{"key": "\\u00{{ .Key }}"}', (), "this is not JSON (Invalid \\uXXXX escape)"),
+        ("[" * 100_000 + "{{ .Key }}", (), "nested too deeply"),
+        ('{"key": "{{ .Key }}"} trailing', (("Content-Type", "application/scim+json"),), "this is not JSON (Extra data)"),
+        ('{"q": "name = \'{{ .Key }}\'"}', (), "single quotes"),
+        ('{"q": "x \\\\\\"{{ .Key }}\\\\\\" y"}', (), "backslashes in front"),
+        ('{"q": "x \\"\\\\d {{ .Key }}\\" y"}', (), "not escaped as in JSON"),
+        ("a={key: {{ .Key }}}", FORM, "this is not JSON"),
+        ("a=%2{{ .Key }}", FORM, "percent sign"),
+        ("a='{{ .Key }}'", FORM, "single quotes"),
+        ("<k>{{ .Key }}", XML, "this is not XML (no element found)"),
+        ("<{{ .Key }}/>", XML, "this is not XML"),
+        ("<k>&{{ .Key }};</k>", XML, "this is not XML"),
+        ("<k>&#{{ .Key }};</k>", XML, "this is not XML"),
+        ("<k>&#x{{ .Key }};</k>", XML, "this is not XML"),
+        ("<k a={{ .Key }}/>", XML, "this is not XML"),
+        ("<k><!-- {{ .Key }} --></k>", XML, "in text and in the value of an attribute only"),
+        ("<k><![CDATA[{{ .Key }}]]></k>", XML, "in text and in the value of an attribute only"),
+        ("<k><?do {{ .Key }}?></k>", XML, "in text and in the value of an attribute only"),
+        ("<!DOCTYPE k [<!ENTITY e 'x{{ .Key }}'>]><k>&e;</k>", XML, "DOCTYPE"),
+        ("<?xml version='1.0' encoding='UTF-7'?><k>{{ .Key }}</k>", XML, "what is sent is UTF-8"),
+        ("{{ .Key }}", (("Content-Type", "text/plain; charset=utf-16"),), "Content-Type says utf-16"),
+        ("{{ .Key }}", (("Content-Type", "application/yaml"),), "how a key is encoded in application/yaml is not known"),
+        ("{{ .Key }}", (("Content-Type", ""),), "set Content-Type"),
+    ],
+)  # fmt: skip
+def test_a_position_whose_encoding_is_not_known_is_refused(payload: str, headers: Headers, said: str) -> None:
+    problem = complaint(payload, headers=headers)
+    assert problem.startswith(f"payload: character {payload.index('{{ .') + 1}: ") and said in problem
+    assert problem.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://h/?q={key:{{ .Key }}}", "this is not JSON"),
+        ("http://h/a%2{{ .Key }}", "percent sign"),
+        ("http://h/?a=1&f=mail eq '{{ .Key }}'", "single quotes"),
+        ("http://h/?a=%27{{ .Key }}%27", "single quotes"),
+    ],
+)
+def test_such_a_position_in_a_target_is_refused(target: str, said: str) -> None:
+    problem = complaint(target=target)
+    assert problem.startswith(f"target: character {target.index('{{') + 1}: ") and said in problem
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers"),
+    [
+        ("key={{ .Name }}", ()),
+        ("<k>{{ .Name }}</k>", (("Content-Type", "application/yaml"),)),
+        ("key=1&b", ()),
+        ('{"q": "it\'s the user\'s {{ .Key }}"}', ()),
+        ("<a><![CDATA[<x>]]><k>{{ .Key }}</k></a>", XML),
+        ('\n  { "key":\n"{{ .Key }}" }  \n', ()),
+    ],
+)
+def test_what_is_safe_is_accepted(payload: str, headers: Headers) -> None:
+    assert complaint(payload, headers=headers) == ""
+    assert body(payload, "k", headers) == payload.replace("{{ .Key }}", "k").replace("{{ .Name }}", "demo")
+
+
+def test_private_characters_in_a_template_are_not_taken_for_placeholders() -> None:
+    assert body('{"a": "\U000f0000{{ .Key }}\U000f0001"}') == '{"a": "\U000f0000k\U000f0001"}'
 
 
 @given(some.text('{}-. \n"\\KeyNam%', max_size=30))
