@@ -11,10 +11,8 @@ from pfxhttpd.cli import configuration
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.settings import Settings
 from pfxhttpd.io import SetupError
+from pfxhttpd.io.systemd import FIRST_DESCRIPTOR, passed_count
 from pfxhttpd.process.start import StartNotifier, StartOptions, daemonize, serve
-
-FIRST_PASSED = 3
-"""The first of the descriptors that systemd passes (sd_listen_fds(3))."""
 
 
 def add(subparsers: argparse._SubParsersAction) -> None:
@@ -26,7 +24,12 @@ def add(subparsers: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve as the process's only purpose: what whoever started it left open is closed first."""
-    os.closerange(FIRST_PASSED + _passed(environ), os.sysconf("SC_OPEN_MAX"))
+    try:
+        passed = passed_count(environ, os.getpid())
+    except SetupError as error:
+        print(f"pfxhttpd: {error}", file=sys.stderr)
+        return error.exit_code
+    os.closerange(FIRST_DESCRIPTOR + passed, os.sysconf("SC_OPEN_MAX"))
     return serve_configured(options, environ)
 
 
@@ -56,11 +59,6 @@ def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) ->
                 "pfxhttpd: there will be no log: set server.logging.syslog, or redirect standard output",
                 file=sys.stderr,
             )
-        starter = daemonize(list(range(FIRST_PASSED, FIRST_PASSED + _passed(environ))))
+        passed = passed_count(environ, os.getpid())
+        starter = daemonize(list(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + passed)))
     return serve(settings, load, StartOptions(pidfile, starter), environ)
-
-
-def _passed(environ: Mapping[str, str]) -> int:
-    """How many descriptors systemd has passed."""
-    count = environ.get("LISTEN_FDS", "")
-    return int(count) if count.isdecimal() else 0

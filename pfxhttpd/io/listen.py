@@ -15,7 +15,7 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import suppress
 
 from pfxhttpd.config.settings import Listener
@@ -25,9 +25,6 @@ LONGEST_PATH = 107
 """Bytes of a Unix socket's path, unix(7)."""
 
 HIGHEST_ID = 2**32 - 2
-
-FIRST_DESCRIPTOR = 3
-"""Where systemd puts the first socket it passes, sd_listen_fds(3)."""
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: SO_PEERCRED, unix(7)
 
@@ -83,7 +80,7 @@ def _bind_tcp(family: int, address: tuple, backlog: int, only_ipv6: bool) -> soc
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
-        _prepare(door)
+        set_tcp_options(door)
         door.bind(address)
         door.listen(backlog)
     except OSError:
@@ -92,7 +89,7 @@ def _bind_tcp(family: int, address: tuple, backlog: int, only_ipv6: bool) -> soc
     return door
 
 
-def _prepare(door: socket.socket) -> None:
+def set_tcp_options(door: socket.socket) -> None:
     """What accepted TCP connections inherit (tcp(7)): answers leave at once, and a client that vanished is noticed."""
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     door.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -219,55 +216,6 @@ def retire(door: socket.socket) -> bool:
             door.shutdown(socket.SHUT_RDWR)
     door.close()
     return removed
-
-
-def activated(environ: MutableMapping[str, str], pid: int) -> dict[str, list[socket.socket]]:
-    """The sockets that systemd passed to this process, by name (sd_listen_fds(3)), and the variables removed.
-
-    Empty when there are none or they are another process's. Raises ListenError when what is passed is no socket.
-    """
-    for_pid = environ.pop("LISTEN_PID", "")
-    count = environ.pop("LISTEN_FDS", "")
-    names = environ.pop("LISTEN_FDNAMES", "")
-    environ.pop("LISTEN_PIDFDID", None)
-    if not for_pid or not count or for_pid != str(pid):
-        return {}
-    if not count.isdecimal() or not 0 < int(count) < 4096:
-        raise SetupError(f"LISTEN_FDS={count!r} is no count of sockets")
-    labels = names.split(":") if names else ["unknown"] * int(count)
-    if len(labels) != int(count):
-        raise SetupError(f"LISTEN_FDS={count} does not fit LISTEN_FDNAMES={names!r}")
-    doors: dict[str, list[socket.socket]] = {}
-    for descriptor, label_ in enumerate(labels, FIRST_DESCRIPTOR):
-        try:
-            door = socket.socket(fileno=descriptor)
-        except OSError as failure:
-            raise SetupError(
-                f"systemd passed {label_!r} as descriptor {descriptor}, which is no socket: {failure.strerror}"
-            ) from failure
-        door.setblocking(False)
-        door.set_inheritable(False)
-        doors.setdefault(label_, []).append(door)
-    return doors
-
-
-def check_fit(listener: Listener, door: socket.socket) -> None:
-    """Raises ListenError unless a socket that systemd passed can serve as `listener`; prepares it if it can."""
-    families = {"unix": (socket.AF_UNIX,), "tcp6": (socket.AF_INET6,)}.get(
-        listener.type, (socket.AF_INET, socket.AF_INET6)
-    )
-    if door.family not in families:
-        raise SetupError(f"{listener.endpoint} is of family {_family(door)}, which does not fit type {listener.type}")
-    if door.type != socket.SOCK_STREAM:
-        raise SetupError(f"{listener.endpoint} is no stream socket: use ListenStream= in the socket unit")
-    if not door.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise SetupError(f"{listener.endpoint} does not listen: use Accept=no in the socket unit")
-    if door.family != socket.AF_UNIX:
-        _prepare(door)
-
-
-def _family(door: socket.socket) -> str:
-    return getattr(door.family, "name", str(door.family))
 
 
 def peer_name(client: socket.socket, address: object) -> str:

@@ -15,7 +15,8 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 from pfxhttpd.io import SetupError
-from pfxhttpd.io.cache import client
+from pfxhttpd.io.cache.directory import remove_socket
+from pfxhttpd.io.cache.server import CacheServer
 from pfxhttpd.io.scoreboard import CacheRow
 from pfxhttpd.process.child import GO, READY, error_location
 
@@ -30,7 +31,7 @@ def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, f
 
     threading.excepthook = give_up
     try:
-        server = client.serve(directory, authkey, row.write)
+        server = CacheServer(directory, authkey, row.write)
     except SetupError as error:
         failed(str(error))
         os._exit(os.EX_UNAVAILABLE)
@@ -47,5 +48,5 @@ def _watch(channel: socket.socket, directory: str) -> None:
             pass
     except ConnectionResetError:
         pass  # the master died without having heard that we are ready
-    client.remove(directory)
+    remove_socket(directory)
     os._exit(os.EX_OK)

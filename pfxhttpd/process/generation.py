@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
-from pfxhttpd.io import SetupError, handoff, listen, tls
+from pfxhttpd.io import SetupError, handoff, listen, systemd, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
@@ -149,7 +149,9 @@ def _door(
         passed = activated.get(listener.systemd_socket_name, [])
         if len(passed) != 1:
             raise SetupError(f"{listener.endpoint}: systemd passed {len(passed)} sockets of that name, not one")
-        listen.check_fit(listener, passed[0])
+        systemd.check_fit(listener, passed[0])
+        if listener.type != "unix":
+            listen.set_tcp_options(passed[0])
         return passed[0]
     return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
 

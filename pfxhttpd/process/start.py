@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from daemon import DaemonContext
 
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.io import SetupError, control, jail, listen
-from pfxhttpd.io.cache import client
+from pfxhttpd.io import SetupError, control, jail
+from pfxhttpd.io.cache import directory as cache_directory
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.pidfile import PidFile
-from pfxhttpd.io.systemd import Notifier
+from pfxhttpd.io.systemd import Notifier, passed_sockets
 from pfxhttpd.process.master import Load, Master
 
 INSIDE = "/run/pfxhttp"
@@ -70,14 +70,14 @@ def serve(settings: Settings, load: Load, start: StartOptions, environ: Mapping[
         owner = (identity.uid, identity.gid) if identity.descends else None
         if start.pidfile:
             pidfile = PidFile.take(start.pidfile)
-        activated = listen.activated(environ, os.getpid())
+        passed = passed_sockets(environ, os.getpid())
         notifier = Notifier(environ)
         runtime = control.directory(server.runtime_directory, environ)
         control.make_directory(runtime, owner)
         meeting = os.path.join(INSIDE if server.chroot else runtime, "cache")
-        client.make_directory(f"{server.chroot}{meeting}", owner)
+        cache_directory.make(f"{server.chroot}{meeting}", owner)
         logger = Logger.open(server.logging)
-        master = Master(settings, load, logger, notifier, runtime, meeting, activated, owner)
+        master = Master(settings, load, logger, notifier, runtime, meeting, passed, owner)
         if server.chroot:
             jail.preload("pfxhttpd")
             jail.enter(server.chroot)

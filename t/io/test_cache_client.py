@@ -17,8 +17,10 @@ from kit.child import in_child
 from kit.remembering import KEY, Remembering
 
 from pfxhttpd.io import SetupError
-from pfxhttpd.io.cache import client
+from pfxhttpd.io.cache import client, server
+from pfxhttpd.io.cache import directory as cache_directory
 from pfxhttpd.io.cache.client import CALL_TIMEOUT, CacheClient
+from pfxhttpd.io.cache.server import CacheServer
 
 TOLERANCE = 0.3
 """Seconds that a busy test machine may add to any measured time."""
@@ -41,7 +43,7 @@ def caller(cache: Remembering) -> Iterator[CacheClient]:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAUSE", 0.0)
+    monkeypatch.setattr(client, "RETRY_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -229,7 +231,7 @@ def test_a_stopped_table_costs_one_limit_and_then_nothing_for_a_while(
 def test_it_is_tried_again_after_the_pause(
     cache: Remembering, caller: CacheClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PAUSE", 0.1)
+    monkeypatch.setattr(client, "RETRY_PAUSE", 0.1)
     surely_put(caller, K, "value")
     cache.pause()
     assert get(caller, K) is None
@@ -274,9 +276,9 @@ class Impostor:
     """Something else that listens where the table should; `act` is done with each connection, in a thread."""
 
     def __init__(self, directory: Path, act: Callable[[socket.socket], None]) -> None:
-        client.make_directory(str(directory))
+        cache_directory.make(str(directory))
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._door.bind(client.address(str(directory)))
+        self._door.bind(cache_directory.socket_path(str(directory)))
         self._door.listen(100)
         self._act = act
         threading.Thread(target=self._serve, daemon=True).start()
@@ -355,8 +357,8 @@ def test_whatever_listens_there_instead_is_given_up_in_time(
 
 
 def test_a_queue_of_connections_that_nobody_takes_is_given_up_in_time(tmp_path: Path) -> None:
-    client.make_directory(str(tmp_path / "cache"))
-    path = client.address(str(tmp_path / "cache"))
+    cache_directory.make(str(tmp_path / "cache"))
+    path = cache_directory.socket_path(str(tmp_path / "cache"))
     with socket.socket(socket.AF_UNIX) as door, socket.socket(socket.AF_UNIX) as filler:
         door.bind(path)
         door.listen(0)
@@ -372,7 +374,7 @@ def test_a_queue_of_connections_that_nobody_takes_is_given_up_in_time(tmp_path: 
 def stranger(cache: Remembering) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(
-        client.address(cache.directory)
+        cache_directory.socket_path(cache.directory)
     )  # waits where the backlog is full, as it would not with a timeout
     connection.settimeout(10.0)
     return connection
@@ -401,7 +403,7 @@ def test_the_wrong_key_opens_nothing(cache: Remembering, caller: CacheClient) ->
 def test_a_crowd_of_silent_strangers_delays_nobody_and_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.5)
+    monkeypatch.setattr(server, "AUTHENTICATION_TIMEOUT", 0.5)
     with Remembering(tmp_path / "cache") as cache:
         known = CacheClient(cache.directory, KEY)
         put(known, K, "value")
@@ -440,14 +442,14 @@ def test_what_strangers_say_ends_their_connection_and_no_more(
 
 def refusal(directory: Path) -> str:
     with pytest.raises(SetupError) as refused:
-        client.serve(str(directory), KEY, lambda *_: None)
+        CacheServer(str(directory), KEY, lambda *_: None)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
 
 def test_it_listens_only_where_nobody_else_can_look(tmp_path: Path) -> None:
     ours = tmp_path / "cache"
-    client.make_directory(str(ours))
+    cache_directory.make(str(ours))
     assert ours.stat().st_mode & 0o777 == 0o700
     for mode in (0o750, 0o707, 0o701):
         ours.chmod(mode)
@@ -458,7 +460,7 @@ def test_it_listens_only_where_nobody_else_can_look(tmp_path: Path) -> None:
 
 def long_directory(tmp_path: Path) -> Path:
     found = tmp_path / ("x" * 100)
-    client.make_directory(str(found))
+    cache_directory.make(str(found))
     return found
 
 
@@ -466,7 +468,7 @@ def test_a_directory_of_somebody_elses_is_refused(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.fail("this needs root, which t/run asks for")
     theirs = tmp_path / "cache"
-    client.make_directory(str(theirs), (65534, 65534))
+    cache_directory.make(str(theirs), (65534, 65534))
     assert theirs.stat().st_uid == 65534
     assert "ours alone" in refusal(theirs)
 
@@ -480,13 +482,13 @@ def test_a_socket_that_a_dead_table_left_is_replaced_and_the_last_one_removed(tm
         put(caller, K, "value")
         assert get(caller, K) == "value"
         cache.kill()
-    assert os.path.exists(client.address(cache.directory))
-    client.remove(cache.directory)
+    assert os.path.exists(cache_directory.socket_path(cache.directory))
+    cache_directory.remove_socket(cache.directory)
     assert os.listdir(cache.directory) == []
-    client.remove(cache.directory)
+    cache_directory.remove_socket(cache.directory)
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="Not a directory"):
-        client.make_directory(str(tmp_path / "file" / "cache"))
+        cache_directory.make(str(tmp_path / "file" / "cache"))

@@ -10,7 +10,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -385,105 +385,10 @@ def test_the_label_of_a_local_client_tells_its_process(tmp_path: Path) -> None:
             assert listen.peer_name(accepted, address) == f"unix:pid={os.getpid()}"
 
 
-def passed(given: dict[int, socket.socket], environ: dict[str, str], pid: int | None = None) -> object:
-    """What `activated` makes of sockets at certain descriptors, in a child: names, families, flags; or its refusal."""
-
-    def work() -> object:
-        copies = {number: os.dup(door.fileno()) for number, door in given.items()}
-        for number in range(3, 8):
-            with suppress(OSError):
-                if number not in copies.values():
-                    os.close(number)
-        for number, copy in copies.items():
-            os.dup2(copy, number, inheritable=True)
-        own = {name: value.replace("PID", str(os.getpid())) for name, value in environ.items()}
-        try:
-            found = listen.activated(own, pid or os.getpid())
-        except SetupError as failure:
-            return str(failure)
-        return {
-            name: [(door.fileno(), door.family.name, door.getblocking(), door.get_inheritable()) for door in sockets]
-            for name, sockets in found.items()
-        }, own
-
-    return in_child(work)
-
-
-@pytest.fixture
-def two(tmp_path: Path, doors: list[socket.socket]) -> list[socket.socket]:
-    doors += [listen.bind(tcp("127.0.0.1"), 10), listen.bind(unix(tmp_path / "s"), 10)]
-    high = []
-    for door in doors:  # above the numbers that the child uses
-        high.append(socket.socket(fileno=os.dup2(door.fileno(), 50 + len(high))))
-    doors += high
-    return high
-
-
-def test_sockets_from_systemd_come_by_name(two: list[socket.socket]) -> None:
-    environ = {"LISTEN_PID": "PID", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "maps:policy:maps", "OTHER": "x"}
-    assert passed({3: two[0], 4: two[1], 5: two[0]}, environ) == (
-        {
-            "maps": [(3, "AF_INET", False, False), (5, "AF_INET", False, False)],
-            "policy": [(4, "AF_UNIX", False, False)],
-        },
-        {"OTHER": "x"},
-    )
-
-
-def test_sockets_without_names_are_unknown(two: list[socket.socket]) -> None:
-    assert passed({3: two[0]}, {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}) == (
-        {"unknown": [(3, "AF_INET", False, False)]},
-        {},
-    )
-
-
-@pytest.mark.parametrize(
-    "environ", [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": "PID"}]
-)
-def test_sockets_of_another_process_are_not_ours(environ: dict[str, str], two: list[socket.socket]) -> None:
-    assert passed({3: two[0]}, environ) == ({}, {})
-
-
-@pytest.mark.parametrize(
-    ("environ", "part"),
-    [
-        ({"LISTEN_FDS": "x"}, "no count"),
-        ({"LISTEN_FDS": "-1"}, "no count"),
-        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a"}, "does not fit"),
-        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}, "'b' as descriptor 4, which is no socket"),
-    ],
-)
-def test_what_systemd_would_never_pass(environ: dict[str, str], part: str, two: list[socket.socket]) -> None:
-    assert part in str(passed({3: two[0]}, {"LISTEN_PID": "PID"} | environ))
-
-
-def test_a_passed_socket_must_fit_its_listener(tmp_path: Path, doors: list[socket.socket]) -> None:
-    needs("ipv6")
-    four, six = listen.bind(tcp("127.0.0.1"), 1), listen.bind(tcp("::1"), 1)
-    local = listen.bind(unix(tmp_path / "s"), 1)
-    idle, datagram = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    doors += [four, six, local, idle, datagram]
-
-    def verdict(type: str, door: socket.socket) -> str:
-        try:
-            listen.check_fit(Listener(SOCKET_MAP, "demo", type, systemd_socket_name="maps"), door)
-        except SetupError as failure:
-            assert str(failure).startswith("systemd:maps ")
-            return str(failure)
-        return ""
-
-    assert [verdict("tcp", four), verdict("tcp", six), verdict("tcp6", six), verdict("unix", local)] == [""] * 4
-    assert "AF_INET, which does not fit type tcp6" in verdict("tcp6", four)
-    assert "AF_UNIX, which does not fit type tcp" in verdict("tcp", local)
-    assert "AF_INET6, which does not fit type unix" in verdict("unix", six)
-    assert "Accept=no" in verdict("tcp", idle)
-    assert "ListenStream=" in verdict("tcp", datagram)
-
-
-def test_a_passed_socket_is_prepared_like_our_own(doors: list[socket.socket]) -> None:
+def test_a_socket_of_systemds_gets_the_same_options(doors: list[socket.socket]) -> None:
     plain = socket.create_server(("127.0.0.1", 0))
     doors.append(plain)
-    listen.check_fit(Listener(SOCKET_MAP, "demo", "tcp", systemd_socket_name="maps"), plain)
+    listen.set_tcp_options(plain)
     accepted, _ = reach(plain, "127.0.0.1")
     with accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -1,4 +1,4 @@
-"""systemd hears what it must, from inside a jail too, and never holds the server up."""
+"""systemd is notified of every state, from inside a chroot too, and never delays the server; what it passes is checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from kit.child import in_child
 from kit.deadline import deadline
 from kit.needs import needs
 
+from pfxhttpd.config.settings import SOCKET_MAP, Listener
+from pfxhttpd.io import SetupError, listen, systemd
 from pfxhttpd.io.systemd import Notifier
 
 
@@ -167,3 +169,123 @@ def test_it_works_from_inside_a_jail(manager: Manager, tmp_path: Path) -> None:
     assert manager.receive() == ["READY=1", "STATUS=inside"]
     assert manager.receive()[0] == "RELOADING=1" and manager.receive() == ["STOPPING=1"]
     tell.close()
+
+
+# -- sockets that systemd passes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened() -> Iterator[list[socket.socket]]:
+    made: list[socket.socket] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+def tcp(address: str) -> Listener:
+    return Listener(SOCKET_MAP, "demo", "tcp", address, 0)
+
+
+def unix(path: Path) -> Listener:
+    return Listener(SOCKET_MAP, "demo", "unix", str(path))
+
+
+def passed(given: dict[int, socket.socket], environ: dict[str, str], pid: int | None = None) -> object:
+    """What `passed_sockets` makes of sockets at certain descriptors, in a child: names, families, flags; or its refusal."""
+
+    def work() -> object:
+        copies = {number: os.dup(sock.fileno()) for number, sock in given.items()}
+        for number in range(3, 8):
+            with suppress(OSError):
+                if number not in copies.values():
+                    os.close(number)
+        for number, copy in copies.items():
+            os.dup2(copy, number, inheritable=True)
+        own = {name: value.replace("PID", str(os.getpid())) for name, value in environ.items()}
+        try:
+            found = systemd.passed_sockets(own, pid or os.getpid())
+        except SetupError as failure:
+            return str(failure)
+        return {
+            name: [(sock.fileno(), sock.family.name, sock.getblocking(), sock.get_inheritable()) for sock in sockets]
+            for name, sockets in found.items()
+        }, own
+
+    return in_child(work)
+
+
+@pytest.fixture
+def two(tmp_path: Path, opened: list[socket.socket]) -> list[socket.socket]:
+    opened += [listen.bind(tcp("127.0.0.1"), 10), listen.bind(unix(tmp_path / "s"), 10)]
+    high = []
+    for sock in opened:  # above the numbers that the child uses
+        high.append(socket.socket(fileno=os.dup2(sock.fileno(), 50 + len(high))))
+    opened += high
+    return high
+
+
+def test_sockets_from_systemd_come_by_name(two: list[socket.socket]) -> None:
+    environ = {"LISTEN_PID": "PID", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "maps:policy:maps", "OTHER": "x"}
+    assert passed({3: two[0], 4: two[1], 5: two[0]}, environ) == (
+        {
+            "maps": [(3, "AF_INET", False, False), (5, "AF_INET", False, False)],
+            "policy": [(4, "AF_UNIX", False, False)],
+        },
+        {"OTHER": "x"},
+    )
+
+
+def test_sockets_without_names_are_unknown(two: list[socket.socket]) -> None:
+    assert passed({3: two[0]}, {"LISTEN_PID": "PID", "LISTEN_FDS": "1"}) == (
+        {"unknown": [(3, "AF_INET", False, False)]},
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": "PID"}]
+)
+def test_sockets_of_another_process_are_not_ours(environ: dict[str, str], two: list[socket.socket]) -> None:
+    assert passed({3: two[0]}, environ) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "part"),
+    [
+        ({"LISTEN_FDS": "x"}, "no count"),
+        ({"LISTEN_FDS": "-1"}, "no count"),
+        ({"LISTEN_FDS": "0"}, "no count"),
+        ({"LISTEN_FDS": "4096"}, "no count"),
+        ({"LISTEN_FDS": "9" * 5000}, "no count"),
+        ({"LISTEN_FDS": "\u0663"}, "no count"),
+        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a"}, "does not fit"),
+        ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}, "'b' as descriptor 4, which is no socket"),
+    ],
+)
+def test_what_systemd_would_never_pass(environ: dict[str, str], part: str, two: list[socket.socket]) -> None:
+    assert part in str(passed({3: two[0]}, {"LISTEN_PID": "PID"} | environ))
+
+
+def test_a_sock_must_fit_its_listener(tmp_path: Path, opened: list[socket.socket]) -> None:
+    needs("ipv6")
+    four, six = listen.bind(tcp("127.0.0.1"), 1), listen.bind(tcp("::1"), 1)
+    local = listen.bind(unix(tmp_path / "s"), 1)
+    idle, datagram = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened += [four, six, local, idle, datagram]
+
+    def verdict(type: str, sock: socket.socket) -> str:
+        try:
+            systemd.check_fit(Listener(SOCKET_MAP, "demo", type, systemd_socket_name="maps"), sock)
+        except SetupError as failure:
+            return str(failure)
+        return "systemd:maps fits"
+
+    assert [verdict("tcp", four), verdict("tcp", six), verdict("tcp6", six), verdict("unix", local)] == [
+        "systemd:maps fits"
+    ] * 4
+    assert verdict("tcp6", four).startswith("systemd:maps ")
+    assert "AF_INET, which does not fit type tcp6" in verdict("tcp6", four)
+    assert "AF_UNIX, which does not fit type tcp" in verdict("tcp", local)
+    assert "AF_INET6, which does not fit type unix" in verdict("unix", six)
+    assert "Accept=no" in verdict("tcp", idle)
+    assert "ListenStream=" in verdict("tcp", datagram)

@@ -9,23 +9,24 @@ import threading
 from pathlib import Path
 
 from kit.leash import die_with_parent
-from pfxhttpd.io.cache import client
+from pfxhttpd.io.cache import directory as cache_directory
+from pfxhttpd.io.cache.server import CacheServer
 from pfxhttpd.io.scoreboard import CacheRow, Scoreboard
 
 KEY = b"k" * 32
 
 
 class Remembering:
-    """`with Remembering(tmp_path) as cache: Store(cache.directory, KEY)`; `row` shows what it holds.
+    """`with Remembering(tmp_path) as cache: CacheClient(cache.directory, KEY)`; `row` shows what it holds.
 
-    Constants of `io.cache.client` hold in the process as they are at `start`.
+    Constants of `io.cache.server` hold in the process as they are at `start`.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = str(directory)
         self.row: CacheRow = Scoreboard().cache
         self.pid = 0
-        client.make_directory(self.directory)
+        cache_directory.make(self.directory)
 
     def start(self) -> None:
         """Returns when it listens."""
@@ -37,7 +38,7 @@ class Remembering:
                 threading.excepthook = lambda _: os._exit(1)
                 sys.setswitchinterval(1e-6)  # its threads shall meet wherever they can
                 self.row.clear()
-                server = client.serve(self.directory, KEY, self.row.write)
+                server = CacheServer(self.directory, KEY, self.row.write)
                 os.write(writing, b"ready")
                 os.close(writing)
                 server.serve_forever()

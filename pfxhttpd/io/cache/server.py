@@ -1,0 +1,92 @@
+"""The server of the cache process: a `multiprocessing.Manager` server with a single shared object, the table.
+
+A manager's server has a thread for each client and waits for a client's authentication without a limit. This one closes
+the connection of a client that has not authenticated itself within `AUTHENTICATION_TIMEOUT`.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+from multiprocessing.managers import Server
+from typing import Any
+
+from pfxhttpd.io import SetupError
+from pfxhttpd.io.cache.directory import check_private, remove_socket, socket_path
+from pfxhttpd.io.cache.table import CacheTable, Item
+
+AUTHENTICATION_TIMEOUT = 2.0
+"""Seconds within which a client has to authenticate itself."""
+TABLE = "table"
+"""The shared object's name. Clients know it, so none has to ask the manager to create an object, as proxies do."""
+
+PublishCounts = Callable[[int, int, int, int, int, int], None]
+"""Called after every change with the table's counts (`io.cache.table.Counts`)."""
+
+
+class SharedTable:
+    """The object that clients call, each from a thread of its own: a table behind a lock."""
+
+    def __init__(self, publish: PublishCounts) -> None:
+        self._table, self._publish, self._lock = CacheTable(), publish, threading.Lock()
+
+    def put(self, items: Iterable[Item], max_entries: int) -> None:
+        with self._lock:
+            self._table.put(items, max_entries)
+            self._publish(*self._table.counts)
+
+    def get(self, key: bytes, ttl: float, items: Iterable[Item], max_entries: int) -> str | None:
+        """Store the `items`, then return the value under `key`, or None."""
+        with self._lock:
+            self._table.put(items, max_entries)
+            value = self._table.get(key, ttl, time.monotonic())
+            self._publish(*self._table.counts)
+        return value
+
+    def purge(self, name: str | None, keys: Iterable[bytes]) -> int:
+        with self._lock:
+            removed = self._table.purge(name, keys, time.monotonic())
+            self._publish(*self._table.counts)
+        return removed
+
+
+class CacheServer(Server):
+    """Listens on the socket in `directory`, which must be private. `publish` receives the table's counts.
+
+    Raises `SetupError`.
+    """
+
+    def __init__(self, directory: str, authkey: bytes, publish: PublishCounts) -> None:
+        check_private(directory)
+        path = socket_path(directory)
+        try:
+            remove_socket(directory)
+            super().__init__({}, path, authkey, "pickle")
+        except OSError as error:
+            raise SetupError(f"cache socket {path}: {error.strerror or error}") from error
+        self.id_to_obj[TABLE] = (SharedTable(publish), {"put", "get", "purge"}, {})
+
+    def handle_request(self, conn: Any) -> None:
+        """Handle a new connection, which is not authenticated yet."""
+        _set_timeout(conn, AUTHENTICATION_TIMEOUT)
+        super().handle_request(conn)
+
+    def accept_connection(self, c: Connection[Any, Any], name: str) -> None:
+        """Serve a client that has authenticated itself; it may stay silent for as long as it likes."""
+        _set_timeout(c, 0.0)
+        super().accept_connection(c, name)
+
+
+def _set_timeout(connection: Connection[Any, Any], seconds: float) -> None:
+    """Set the kernel's limit for a single read or write (socket(7), SO_RCVTIMEO); 0 is none."""
+    interval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+    sock = socket.socket(fileno=connection.fileno())
+    try:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, interval)
+    finally:
+        sock.detach()

@@ -1,0 +1,174 @@
+"""The scoreboard's rows as their writers see them: a worker's, a pool's, the cache's and a target's."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable
+
+from pfxhttpd.io.scoreboard.cells import Cells
+
+FREE, STARTING, IDLE, BUSY, LEAVING = range(5)
+"""The states of a worker's row; FREE is a row without a worker."""
+STATES = ("free", "starting", "idle", "busy", "leaving")
+"""Their names, as `status` shows them."""
+
+
+class WorkerRow:
+    """A worker's own row. Once the worker runs, it is the only writer."""
+
+    PID, GENERATION, POOL, SLOT, STATE, SINCE, DEADLINE, REQUESTS, HELD, TAKEN, GIVEN = range(11)
+
+    def __init__(self, cells: Cells, base: int) -> None:
+        self._cells, self._base = cells, base
+        self._ints, self._floats = cells.ints, cells.floats
+        self._state, self._since, self._deadline = base + self.STATE, base + self.SINCE, base + self.DEADLINE
+        self._requests, self._held, self._taken = base + self.REQUESTS, base + self.HELD, base + self.TAKEN
+        self._given = base + self.GIVEN
+
+    def busy(self, entry: bytes, now: float, deadline: float) -> None:
+        """A request has begun. The master kills a worker that is still busy well past `deadline` (monotonic seconds)."""
+        self._floats[self._since] = now
+        self._floats[self._deadline] = deadline
+        self._cells.write_name(self._base, entry)
+        self._ints[self._state] = BUSY
+
+    def idle(self) -> None:
+        self._ints[self._state] = IDLE
+
+    def count_request(self) -> None:
+        """One more request has been answered."""
+        self._ints[self._requests] += 1
+
+    def leaving(self) -> None:
+        self._ints[self._state] = LEAVING
+
+    def set_held(self, connections: int) -> None:
+        """The worker holds so many client connections."""
+        self._ints[self._held] = connections
+
+    def count_taken(self) -> None:
+        """One more connection has been taken from the pool's ready queue."""
+        self._ints[self._taken] += 1
+
+    def count_parked(self) -> None:
+        """One more connection has been passed to parking."""
+        self._ints[self._given] += 1
+
+    @property
+    def requests(self) -> int:
+        return self._ints[self._requests]
+
+
+class PoolRow:
+    """A pool's ready queue: how many connections wait for a worker. Parking writes it.
+
+    The queue is a socket's buffer in the kernel, with a list in parking's memory behind it. The length of the first is
+    not known directly: it is what parking has sent less what the pool's workers have taken, both since the start.
+    """
+
+    WAITING, SENT, GONE = range(3)
+
+    def __init__(self, cells: Cells, base: int, taken: Callable[[], int]) -> None:
+        """`taken` returns how many connections the pool's living workers have taken from the queue."""
+        self._ints, self._taken = cells.ints, taken
+        self._waiting, self._sent, self._gone = base + self.WAITING, base + self.SENT, base + self.GONE
+
+    @property
+    def waiting(self) -> int:
+        return self._ints[self._waiting]
+
+    @property
+    def taken(self) -> int:
+        return self._taken()
+
+    def count_sent(self) -> None:
+        """Parking has put one more connection into the kernel's queue."""
+        self._ints[self._sent] += 1
+
+    def publish(self, kept: int) -> None:
+        """Publish the queue's length: what is in the kernel's queue, and `kept` connections that parking still has."""
+        queued = self._ints[self._sent] - self._ints[self._gone] - self._taken()
+        self._ints[self._waiting] = kept + max(0, queued)
+
+    def reset(self, kept: int) -> None:
+        """The kernel's queue is known to be empty. Correct what workers that died had taken without counting it."""
+        self._ints[self._gone] = self._ints[self._sent] - self._taken()
+        self._ints[self._waiting] = kept
+
+
+class CacheRow:
+    """What the cache holds, and its hits and misses. The cache process is the only writer while it runs."""
+
+    NAMES = ("entries", "bytes", "hits", "misses", "evictions")
+    CHANGES = len(NAMES)
+
+    def __init__(self, cells: Cells, base: int) -> None:
+        self._ints = cells.ints[base : base + len(self.NAMES) + 1]
+        self._changes_before = self.changes
+
+    def write(self, *counts: int) -> None:
+        """Write the counts in the order of `NAMES`, then the table's changes since `clear`."""
+        for cell, count in enumerate(counts[: self.CHANGES]):
+            self._ints[cell] = count
+        self._ints[self.CHANGES] = self._changes_before + counts[self.CHANGES]
+
+    def clear(self) -> None:
+        """The table is empty, because it is new or its process has ended. That counts as a change."""
+        self._changes_before = self.changes + 1
+        self.write(0, 0, 0, 0, 0, 0)
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever an item that a worker has stored may have been removed."""
+        return self._ints[self.CHANGES]
+
+    def read(self) -> dict[str, int]:
+        return dict(zip(self.NAMES, self._ints))
+
+
+class TargetRow:
+    """A target's circuit breaker: three numbers that change together, written by whichever worker holds the `lock`.
+
+    A reader without the lock may see some of them changed and some not, never half a number.
+    """
+
+    STATE, FAILURES, SINCE = range(3)
+    TRIES, PAUSE = 20, 0.001
+    """How often the lock is tried, and the seconds between two attempts. It is held for microseconds, unless its holder
+    is stopped; then the others go on without it."""
+
+    def __init__(self, cells: Cells, base: int, lock_file: int, index: int) -> None:
+        self._ints, self._floats, self._lock_file, self._index = cells.ints, cells.floats, lock_file, index
+        self._state, self._failures, self._since = base + self.STATE, base + self.FAILURES, base + self.SINCE
+
+    @property
+    def state(self) -> int:
+        return self._ints[self._state]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the breaker is closed and counts no failure."""
+        return not self._ints[self._state] and not self._ints[self._failures]
+
+    def read(self) -> tuple[int, int, float]:
+        """State, failures, and the time of the last change (monotonic seconds)."""
+        return self._ints[self._state], self._ints[self._failures], self._floats[self._since]
+
+    def write(self, state: int, failures: int, since: float) -> None:
+        self._floats[self._since] = since
+        self._ints[self._failures] = failures
+        self._ints[self._state] = state
+
+    def lock(self) -> bool:
+        """Lock the row in order to read, decide and write as one step; call `unlock` soon. False: it is not available."""
+        for _ in range(self.TRIES):
+            try:
+                fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._index)
+                return True
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, depending on the system (fcntl(2))
+                time.sleep(self.PAUSE)
+        return False
+
+    def unlock(self) -> None:
+        fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 1, self._index)
