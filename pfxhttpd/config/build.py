@@ -1,12 +1,15 @@
-"""From the merged tree to the frozen settings. The tree has been checked; nothing here can fail on a value's form."""
+"""The frozen settings, made from the merged tree.
+
+The tree has been checked before, so every value in it has the right form.
+"""
 
 from __future__ import annotations
 
 import base64
 from typing import Any
 
-from pfxhttpd.config import values
 from pfxhttpd.config.checks import auth_method
+from pfxhttpd.config.defaults import authorization_headers
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.secret_files import SecretFiles
 from pfxhttpd.config.settings import (
@@ -24,11 +27,11 @@ from pfxhttpd.config.settings import (
     Server,
     Tls,
 )
-from pfxhttpd.config.values import seconds
+from pfxhttpd.config.values import parse_header, seconds
 
 
 def server(node: Node) -> Server:
-    """The `server` section."""
+    """The settings of the `server` section. `node` has all defaults in it."""
     plain = node.plain()
     client, cache, breaker = plain["http_client"], plain["response_cache"], plain["circuit_breaker"]
     return Server(
@@ -40,9 +43,9 @@ def server(node: Node) -> Server:
         runtime_directory=plain["runtime_directory"],
         logging=Logging(**plain["logging"]),
         tls=Tls(**plain["tls"]),
-        http_client=HttpClient(**_lengths(client, "timeout", "idle_connection_timeout")),
-        response_cache=ResponseCacheSettings(**_lengths(cache, "ttl")),
-        circuit_breaker=CircuitBreaker(**_lengths(breaker, "cooldown")),
+        http_client=HttpClient(**_in_seconds(client, "timeout", "idle_connection_timeout")),
+        response_cache=ResponseCacheSettings(**_in_seconds(cache, "ttl")),
+        circuit_breaker=CircuitBreaker(**_in_seconds(breaker, "cooldown")),
         socketmap_max_reply_size=plain["socketmap_max_reply_size"],
         client_idle_timeout=seconds(plain["client_idle_timeout"]),
         max_connections=plain["max_connections"],
@@ -50,7 +53,8 @@ def server(node: Node) -> Server:
     )
 
 
-def _lengths(plain: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _in_seconds(plain: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The same values, with the durations under `keys` as numbers."""
     return {**plain, **{key: seconds(plain[key]) for key in keys}}
 
 
@@ -64,15 +68,18 @@ def _listener(plain: dict[str, Any]) -> Listener:
 
 
 def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
-    """One entry. Also built from an entry with mistakes (their values are missing), to be looked at by further checks."""
+    """The settings of one entry.
+
+    An entry with mistakes is built too, without the wrong values, so that further checks can look at the others.
+    """
     plain = node.plain()
     status = plain["status_code"]
-    only: dict[str, Any] = {}
+    of_kind: dict[str, Any] = {}
     if kind == POLICY_SERVICE:
-        only = {"failure_action": plain["failure_action"], "cache_ignore": frozenset(plain["cache_ignore"])}
+        of_kind = {"failure_action": plain["failure_action"], "cache_ignore": frozenset(plain["cache_ignore"])}
     elif kind == DOVECOT_SASL:
         port = plain["default_local_port"]
-        only = {"temporary_failure": plain["temporary_failure"], "default_local_port": str(port)}
+        of_kind = {"temporary_failure": plain["temporary_failure"], "default_local_port": str(port)}
     return Entry(
         kind=kind,
         name=name,
@@ -88,27 +95,27 @@ def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
         http_request_compression=plain["http_request_compression"],
         http_response_compression=plain["http_response_compression"],
         backend_oidc=BackendOidc(**_oidc(node.value["backend_oidc_auth"], secrets)),
-        sasl_oidc=SaslOidc(**_lengths(_oidc(node.value["sasl_oidc_auth"], secrets), "jwks_cache_ttl")),
-        **only,
+        sasl_oidc=SaslOidc(**_in_seconds(_oidc(node.value["sasl_oidc_auth"], secrets), "jwks_cache_ttl")),
+        **of_kind,
     )
 
 
 def _headers(node: Node, secrets: SecretFiles) -> tuple[tuple[str, str], ...]:
-    found: list[tuple[str, str]] = []
+    headers: list[tuple[str, str]] = []
     for line in node.value["custom_headers"].value:
         try:
-            found.append(values.parse_header(line.value))
+            headers.append(parse_header(line.value))
         except ValueError:
-            continue  # reported where the blocks are checked
-    if not values.login_lines(node):
-        login = secrets.login(node)
-        if login:
-            found.append(("Authorization", "Basic " + base64.b64encode(login.encode()).decode()))
-    return tuple(found)
+            continue  # reported by written_problems
+    if not authorization_headers(node):
+        credentials = secrets.credentials(node)
+        if credentials:
+            headers.append(("Authorization", "Basic " + base64.b64encode(credentials.encode()).decode()))
+    return tuple(headers)
 
 
 def _oidc(node: Node, secrets: SecretFiles) -> dict[str, Any]:
-    plain = node.plain()
+    plain: dict[str, Any] = node.plain()
     del plain["client_secret_file"]
     plain["auth_method"] = auth_method(node)
     plain["scopes"] = tuple(plain["scopes"])

@@ -1,7 +1,7 @@
 """Overrides from the environment: PFXHTTP_SERVER_LOGGING_LEVEL=debug sets server.logging.level.
 
-The names are made from the schema, so any single value under `server` has one and none is ambiguous.
-As in the original, a variable that is set to nothing counts as not set.
+The names are made from the schema, so every scalar under `server` has a variable and no name is ambiguous.
+As in the original, a variable with an empty value counts as not set.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pfxhttpd.config.schema import did_you_mean
 
 PREFIX = "PFXHTTP_SERVER_"
 
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @functools.cache
 def variables() -> dict[str, Path]:
-    """Every variable that is known, with the path that it sets."""
+    """Every known variable with the path of the value that it sets."""
     found: dict[str, Path] = {}
 
     def walk(part: schema.Subschema, path: Path) -> None:
@@ -41,7 +41,7 @@ def variables() -> dict[str, Path]:
 
 
 def override(root: Node, environ: Mapping[str, str]) -> list[Problem]:
-    """Put the values of the variables into the tree. Returns the variables that nothing is known about."""
+    """Put the values of the variables into the tree. Returns a problem for each unknown variable."""
     problems: list[Problem] = []
     for name in sorted(environ):
         if not name.startswith(PREFIX) or not environ[name]:
@@ -56,26 +56,26 @@ def override(root: Node, environ: Mapping[str, str]) -> list[Problem]:
 
 
 def _set(root: Node, path: Path, name: str, text: str) -> None:
-    place = Location(f"environment: {name}")
+    location = Location(f"environment: {name}")
     node = root
     for depth, key in enumerate(path[:-1], 1):
         if not isinstance(node.value, dict):
-            return  # reported as not a mapping anyway
+            return  # reported as not a mapping by the schema's check
         below = node.value.get(key)
         if below is None or below.value is None:
-            below = node.value[key] = Node({}, path[:depth], node.at, node.key)
+            below = node.value[key] = Node({}, path[:depth], node.location, node.key_location)
         node = below
     if isinstance(node.value, dict):
         part = schema.at(path)
         assert part is not None
-        node.value[path[-1]] = Node(_typed(text, part), path, place, place, text)
+        node.value[path[-1]] = Node(_typed(text, part), path, location, location, text)
 
 
 def _typed(text: str, part: schema.Subschema) -> Any:
-    """The text as the type that the schema wants, else as it is: then the schema's check reports it."""
-    kinds = schema.types(part)
-    if "boolean" in kinds:
-        return _WORDS.get(text.strip().lower(), text)
-    if "integer" in kinds and _WHOLE.fullmatch(text.strip()):
+    """The text as the type that the schema wants, else unchanged: the schema's check then reports it."""
+    types = schema.types(part)
+    if "boolean" in types:
+        return _BOOLEANS.get(text.strip().lower(), text)
+    if "integer" in types and _INTEGER.fullmatch(text.strip()):
         return int(text)
     return text

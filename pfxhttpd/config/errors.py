@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where: the one form in which every check reports."""
+"""Mistakes in a configuration and where they are: every check reports `Problem`s, and `ConfigError` carries them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class LineIndex:
-    """The line starts of one text. Columns count characters, from 1."""
-
-    def __init__(self, text: str, file: str) -> None:
-        self._file = file
-        self._starts = [0]
-        offset = text.find("\n")
-        while offset >= 0:
-            self._starts.append(offset + 1)
-            offset = text.find("\n", offset + 1)
-
-    def place(self, offset: int) -> Location:
-        """The place of the character at `offset`."""
-        line = bisect.bisect_right(self._starts, offset)
-        return Location(self._file, line, offset - self._starts[line - 1] + 1)
-
-
 class Location(NamedTuple):
-    """Where something was written. `line` and `column` count from 1; line 0 means the source has no lines."""
+    """Where something was written. `line` and `column` count from 1; line 0 means that the source has no lines."""
 
     file: str
     line: int = 0
@@ -45,8 +28,8 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line:column: path: message`, without the parts that are not known."""
-        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return ": ".join(part for part in (where, self.path, self.message) if part)
+        location = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ": ".join(part for part in (location, self.path, self.message) if part)
 
 
 class ConfigError(Exception):
@@ -55,3 +38,20 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]):
         self.problems: tuple[Problem, ...] = tuple(sorted(set(problems)))
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class LineIndex:
+    """The line starts of one text, to turn an offset into a line and a column. Columns count characters."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._file = file
+        self._starts = [0]
+        offset = text.find("\n")
+        while offset >= 0:
+            self._starts.append(offset + 1)
+            offset = text.find("\n", offset + 1)
+
+    def location(self, offset: int) -> Location:
+        """The location of the character at `offset`, which counts from 0."""
+        line = bisect.bisect_right(self._starts, offset)
+        return Location(self._file, line, offset - self._starts[line - 1] + 1)

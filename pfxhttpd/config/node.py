@@ -1,7 +1,8 @@
-"""A configuration as it was written: values that remember where they stand.
+"""A configuration as it was written: a tree of values, each with its location.
 
 All formats are read into this tree, and everything before the frozen settings works on it. Because a node carries its
-own place, it can be moved (from a `defaults` block into an entry) and still be reported where the administrator wrote it.
+own location, it can be moved (from a `defaults` block into an entry) and still be reported where the administrator
+wrote it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from pfxhttpd.config.errors import Location, Problem
 
 Path = tuple[str | int, ...]
+"""The keys and list indexes that lead from the root to a node."""
 
 MAX_DEPTH = 32
 """Levels of nesting that any format may use; a configuration needs six."""
@@ -24,17 +26,17 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$<>-]+")
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A value with its path and place.
+    """A value with its path and location.
 
-    `value` is a dict of nodes, a list of nodes or a scalar; `at` is where the value begins and `key` where its key
-    does; `text` is a scalar as written, before the format gave it a type. A `bad` value has been reported and is to be
-    removed; `dropped` names the keys that were, so that nobody reports them again as missing.
+    `value` is a dict of nodes, a list of nodes or a scalar. `location` is where the value begins, `key_location` where
+    its key begins. `text` is a scalar as written, before the format gave it a type. A `bad` value has been reported
+    and is to be removed. `dropped` holds the keys whose values were removed, so that they are not reported as missing.
     """
 
     value: Any
     path: Path
-    at: Location
-    key: Location
+    location: Location
+    key_location: Location
     text: str = ""
     bad: bool = False
     dropped: set[str] = field(default_factory=set)
@@ -54,8 +56,8 @@ class Node:
         return None if node is None else node.plain()
 
     def child(self, key: str | int, value: Any) -> Node:
-        """A new node below this one that nobody wrote: it is reported where this one's key stands."""
-        return Node(value, (*self.path, key), self.key, self.key)
+        """A new node below this one for a value that is not in the file. Its location is that of this node's key."""
+        return Node(value, (*self.path, key), self.key_location, self.key_location)
 
     def copy(self) -> Node:
         """A copy that can be changed without changing this one."""
@@ -64,10 +66,10 @@ class Node:
             value = {key: child.copy() for key, child in value.items()}
         elif isinstance(value, list):
             value = [child.copy() for child in value]
-        return Node(value, self.path, self.at, self.key, self.text, self.bad, set(self.dropped))
+        return Node(value, self.path, self.location, self.key_location, self.text, self.bad, set(self.dropped))
 
     def plain(self) -> Any:
-        """The value without places."""
+        """The value as plain dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -75,33 +77,33 @@ class Node:
         return self.value
 
     def children(self) -> Iterator[tuple[str | int, Node]]:
-        """Keys or indexes, with the nodes there."""
+        """The nodes directly below, each with its key or index."""
         if isinstance(self.value, dict):
             yield from self.value.items()
         elif isinstance(self.value, list):
             yield from enumerate(self.value)
 
-    def wrong(self, message: str) -> Problem:
+    def problem(self, message: str) -> Problem:
         """A problem with the value."""
-        return Problem(*self.at, dotted(self.path), message)
+        return Problem(*self.location, dotted(self.path), message)
 
-    def wrong_key(self, message: str) -> Problem:
+    def key_problem(self, message: str) -> Problem:
         """A problem with the key, or with the whole block under it."""
-        return Problem(*self.key, dotted(self.path), message)
+        return Problem(*self.key_location, dotted(self.path), message)
 
 
-def written(value: Any, parent: Node, key: str | int) -> Node:
-    """The plain value as nodes below `parent`, for defaults that nobody wrote."""
+def from_plain(value: Any, parent: Node, key: str | int) -> Node:
+    """A plain value as nodes below `parent`, for a default that is not in the file."""
     node = parent.child(key, value)
     if isinstance(value, dict):
-        node.value = {name: written(child, node, name) for name, child in value.items()}
+        node.value = {name: from_plain(child, node, name) for name, child in value.items()}
     elif isinstance(value, list):
-        node.value = [written(child, node, index) for index, child in enumerate(value)]
+        node.value = [from_plain(child, node, index) for index, child in enumerate(value)]
     return node
 
 
 def dotted(path: Path) -> str:
-    """`server.listen[0].port`. Odd names are quoted and escaped, so that a path is always one printable line."""
+    """`server.listen[0].port`. Unusual names are quoted and escaped, so that a path is always one printable line."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -112,17 +114,10 @@ def dotted(path: Path) -> str:
     return text
 
 
-def _quoted(text: str) -> str:
-    """In quotes, with escapes for everything that is not printable."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in quoted)
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A value for a message: one printable line, shortened."""
+def describe(value: Any, limit: int = 60) -> str:
+    """A value for a message: one printable line; a text is cut after `limit` characters."""
     if isinstance(value, str):
-        cut = value if len(value) <= limit else value[:limit] + "..."
-        return _quoted(cut)
+        return _quoted(value if len(value) <= limit else value[:limit] + "...")
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -136,3 +131,9 @@ def shown(value: Any, limit: int = 60) -> str:
     if isinstance(value, float):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def _quoted(text: str) -> str:
+    """In double quotes, with an escape for each character that is not printable."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in quoted)

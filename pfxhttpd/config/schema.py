@@ -1,4 +1,7 @@
-"""The schema, read: which keys, types, bounds and defaults there are. They are declared in schema.json alone."""
+"""The JSON Schema of a configuration: which keys, types, bounds and defaults there are.
+
+schema.json is the only place that declares them; this module reads it and finds what it says about a key.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,24 @@ Subschema = dict[str, Any]
 
 
 @functools.cache
-def _document() -> Subschema:
-    return json.loads(resources.files("pfxhttpd.config").joinpath("schema.json").read_text("utf-8"))
-
-
 def whole() -> Subschema:
-    """The schema of a whole configuration. To be read only."""
-    return _document()
+    """The schema of a whole configuration. Every call returns the same object, which must not be changed."""
+    text = resources.files("pfxhttpd.config").joinpath("schema.json").read_text("utf-8")
+    document: Subschema = json.loads(text)
+    return document
 
 
 def resolved(part: Subschema) -> Subschema:
-    """The part with what it refers to; its own keywords win."""
+    """The part with its reference followed. Keywords beside the reference take precedence."""
     while "$ref" in part:
         name = part["$ref"].removeprefix("#/$defs/")
         own = {keyword: value for keyword, value in part.items() if keyword != "$ref"}
-        part = {**_document()["$defs"][name], **own}
+        part = {**whole()["$defs"][name], **own}
     return part
 
 
 def child(part: Subschema, key: str | int) -> Subschema | None:
-    """What may stand under `key`, or None when nothing may."""
+    """The schema of the value under `key`, or None when the key is not allowed."""
     if isinstance(key, int):
         return resolved(part["items"]) if "items" in part else None
     if key in part.get("properties", {}):
@@ -45,7 +46,7 @@ def child(part: Subschema, key: str | int) -> Subschema | None:
 
 
 def at(path: Path) -> Subschema | None:
-    """What may stand at this path, or None."""
+    """The schema of the value at this path, or None when the path is not allowed."""
     part: Subschema | None = whole()
     for key in path:
         if part is None:
@@ -55,32 +56,31 @@ def at(path: Path) -> Subschema | None:
 
 
 def properties(part: Subschema) -> Iterator[tuple[str, Subschema]]:
-    """The declared keys of a mapping."""
+    """The declared keys of a mapping, each with the schema of its value."""
     for key in part.get("properties", {}):
         yield key, resolved(part["properties"][key])
 
 
 def types(part: Subschema) -> tuple[str, ...]:
-    """The JSON types that are allowed, none for any."""
+    """The JSON types that are allowed. Empty when all of them are."""
     declared = part.get("type", ())
     return (declared,) if isinstance(declared, str) else tuple(declared)
 
 
 @functools.cache
 def key_locations() -> dict[str, tuple[str, ...]]:
-    """Each key with the blocks that have it, as an administrator writes them: `timeout` -> `server.http_client`, ..."""
+    """Each key with the blocks that have it, as an administrator writes them: `timeout` in `server.http_client`, ..."""
     found: dict[str, dict[str, None]] = {}
 
-    def walk(part: Subschema, where: str) -> None:
+    def walk(part: Subschema, block: str) -> None:
         for key, below in properties(part):
-            if where:
-                found.setdefault(key, {})[where] = None
-            walk(below, f"{where}.{key}" if where else key)
+            found.setdefault(key, {})[block] = None
+            walk(below, f"{block}.{key}")
             if "items" in below:
-                walk(resolved(below["items"]), f"{where}.{key}[]")
+                walk(resolved(below["items"]), f"{block}.{key}[]")
         rest = part.get("additionalProperties")
         if isinstance(rest, dict):
-            walk(resolved(rest), f"{where}.<name>")
+            walk(resolved(rest), f"{block}.<name>")
 
     for section, part in properties(whole()):
         if isinstance(part.get("additionalProperties"), dict):
@@ -89,22 +89,22 @@ def key_locations() -> dict[str, tuple[str, ...]]:
             walk(part, section)
     for section, _ in properties(whole()):
         found.setdefault(section, {})["the top level"] = None
-    return {key: tuple(places) for key, places in found.items()}
+    return {key: tuple(blocks) for key, blocks in found.items()}
 
 
-def _folded(word: str) -> str:
-    return word.lower().replace("-", "_")
+def suggestions(name: str, known: Iterable[str], count: int = 2) -> list[str]:
+    """The known names that are most similar, best first. Empty when none is similar enough."""
+    originals = {_folded(other): other for other in known}
+    if _folded(name) in originals:
+        return [originals[_folded(name)]]
+    return [originals[other] for other in difflib.get_close_matches(_folded(name[:100]), originals, count, 0.6)]
 
 
-def suggestions(word: str, known: Iterable[str], count: int = 2) -> list[str]:
-    """The closest of the known names, best first; none when nothing is near."""
-    names = {_folded(name): name for name in known}
-    if _folded(word) in names:
-        return [names[_folded(word)]]
-    return [names[name] for name in difflib.get_close_matches(_folded(word[:100]), names, count, 0.6)]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean x or y?)`, or "" when nothing is near."""
-    names = suggestions(word, known)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean x or y?)`, or "" when no known name is similar."""
+    names = suggestions(name, known)
     return f" (did you mean {' or '.join(names)}?)" if names else ""
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_")

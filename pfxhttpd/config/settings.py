@@ -1,7 +1,7 @@
-"""What a configuration says, frozen: the one form in which every other room reads it.
+"""The settings: frozen values in which all other packages read the configuration.
 
-Nothing here knows files, environments or defaults: `config.load` resolves all of those and builds these values.
-Durations are seconds (float), sizes are bytes, absent optional strings are "".
+Nothing here depends on files, the environment or merged defaults: `config.load` resolves those and builds these values.
+Durations are in seconds, sizes in bytes, and an optional text that is not given is "".
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ SECTIONS = {SOCKET_MAP: "socket_maps", POLICY_SERVICE: "policy_services", DOVECO
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """How many workers serve a set of listeners, and how many clients may wait for one."""
+    """The workers of a set of listeners.
+
+    `max_workers` is their number, `max_queue` the number of clients that may wait for one of them. A worker is replaced
+    after `max_requests` requests; 0 means never.
+    """
 
     max_workers: int
     max_queue: int
@@ -26,7 +30,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 leaves the umask's."""
+    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 leaves them to the umask."""
 
     kind: str
     name: str
@@ -41,7 +45,7 @@ class Listener:
 
     @property
     def endpoint(self) -> str:
-        """The address as operators write it; two listeners with the same one are the same socket."""
+        """The address in one text. Two listeners with the same one are the same socket."""
         if self.systemd_socket_name:
             return f"systemd:{self.systemd_socket_name}"
         if self.type == "unix":
@@ -52,6 +56,8 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
+    """What is logged, and where. `syslog` is the name of a facility; "" means standard output."""
+
     json: bool = False
     level: str = "info"
     use_systemd: bool = False
@@ -60,7 +66,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS towards backends. When not `enabled` the other fields have no effect and the system's trust store holds."""
+    """TLS to backends. Unless `enabled`, the other fields have no effect and the system's trust store is used."""
 
     enabled: bool = False
     skip_verify: bool = False
@@ -71,6 +77,8 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class HttpClient:
+    """How backends are asked. `timeout` bounds a whole exchange; `proxy` "" leaves it to the environment."""
+
     timeout: float = 60.0
     max_connections_per_host: int = 100
     max_idle_connections: int = 20
@@ -81,6 +89,8 @@ class HttpClient:
 
 @dataclass(frozen=True, slots=True)
 class ResponseCacheSettings:
+    """The response cache. `ttl` is how long an answer may be used."""
+
     enabled: bool = False
     ttl: float = 300.0
     max_entries: int = 10000
@@ -88,13 +98,15 @@ class ResponseCacheSettings:
 
 @dataclass(frozen=True, slots=True)
 class CircuitBreaker:
+    """The breaker opens for `cooldown` after so many `failures` in a row; 0 turns it off."""
+
     failures: int = 5
     cooldown: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class BackendOidc:
-    """Client-credentials flow towards a backend. `private_key` is the PEM text, read when the configuration was."""
+    """Client-credentials flow for a backend (RFC 6749 section 4.4). `private_key` is the text of the PEM file."""
 
     enabled: bool = False
     configuration_uri: str = ""
@@ -108,7 +120,7 @@ class BackendOidc:
 
 @dataclass(frozen=True, slots=True)
 class SaslOidc:
-    """How OAuth tokens that users present are validated."""
+    """How OAuth tokens are validated that users present. `private_key` is the text of the PEM file."""
 
     enabled: bool = False
     configuration_uri: str = ""
@@ -128,8 +140,8 @@ class SaslOidc:
 class Entry:
     """A named block under `socket_maps`, `policy_services` or `dovecot_sasl`, defaults merged in.
 
-    `headers` are complete: custom_headers in order, http_auth_basic turned into Authorization.
-    `payload` is the template's text, "" for the built-in form.
+    `headers` are the `custom_headers` in their order, with `http_auth_basic` as an Authorization header. `payload` is the
+    text of the template, or "" for the default payload.
     """
 
     kind: str
@@ -155,6 +167,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Server:
+    """The `server` section. `max_connections` 0 leaves the limit to RLIMIT_NOFILE."""
+
     listen: tuple[Listener, ...] = ()
     worker_pool: Pool = Pool(8, 80)
     run_as_user: str = ""

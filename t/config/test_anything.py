@@ -51,7 +51,7 @@ def toml(value: Any) -> str:
 
 # Words, not letters: so that more than the syntax is met.
 
-NAMES = sorted(schema.key_locations()) + ["defaults", "a", "b", "", "a b", "\u00fc", "Server", "listne"]
+NAMES = [*sorted(schema.key_locations()), "defaults", "a", "b", "", "a b", "\u00fc", "Server", "listne"]
 SCALARS = st.one_of(
     st.sampled_from(
         [

@@ -22,7 +22,7 @@ def places(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
     found: dict[str, tuple[int, int, int, int]] = {}
 
     def walk(node: Node) -> None:
-        found[dotted(node.path)] = (*node.key[1:], *node.at[1:])
+        found[dotted(node.path)] = (*node.key_location[1:], *node.location[1:])
         for _, child in node.children():
             walk(child)
 
@@ -136,7 +136,7 @@ four: *one
         "three": {"a": 5, "b": 4, "c": 6},
         "four": {"a": 1, "b": 2},
     }
-    assert root.get("two", "a").at[1:] == (1, 15), "a merged value stands where it was written"
+    assert root.get("two", "a").location[1:] == (1, 15), "a merged value stands where it was written"
 
 
 def test_yaml_types() -> None:
@@ -348,9 +348,9 @@ def test_toml_s_dates_are_no_texts(refused: Refused) -> None:
 
 def test_the_largest_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    path.write_bytes(b"#" * source.LARGEST)
-    assert len(source.read(str(path))) == source.LARGEST
-    path.write_bytes(b"#" * (source.LARGEST + 1))
+    path.write_bytes(b"#" * source.MAX_SIZE)
+    assert len(source.read(str(path))) == source.MAX_SIZE
+    path.write_bytes(b"#" * (source.MAX_SIZE + 1))
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         source.read(str(path))
 

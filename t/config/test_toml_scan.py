@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfxhttpd.config.errors import LineIndex
-from pfxhttpd.config.toml_format import Scan
+from pfxhttpd.config.formats.toml import Scanner
 
 KEYS = st.sampled_from(["a", "b-1", "", "x y", "]", "#", "a.b", '"', "'", "\u00fc", "0", "true"])
 TEXTS = st.sampled_from(
@@ -105,15 +105,15 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.DataObject) -> None:
     text = Writer(data.draw).document(document)
     assert tomllib.loads(text) == document
-    scan = Scan(text, LineIndex(text, "f"))
-    scan.run()
-    assert not scan.problems and not scan.too_deep
-    assert set(scan.marks) == set(paths(document))
+    scanner = Scanner(text, LineIndex(text, "f"))
+    scanner.run()
+    assert not scanner.problems and not scanner.too_deep
+    assert set(scanner.marks) == set(paths(document))
     lines = text.split("\n")
-    for path, mark in scan.marks.items():
-        assert mark.key.column <= len(lines[mark.key.line - 1]) and mark.at >= mark.key
+    for mark in scanner.marks.values():
+        assert mark.key_location.column <= len(lines[mark.key_location.line - 1]) and mark.location >= mark.key_location
         if mark.text:
-            assert lines[mark.at.line - 1].startswith(mark.text, mark.at.column - 1)
+            assert lines[mark.location.line - 1].startswith(mark.text, mark.location.column - 1)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.D
     ],
 )
 def test_it_stops_quietly_at_what_is_not_toml(text: str) -> None:
-    Scan(text, LineIndex(text, "f")).run()
+    Scanner(text, LineIndex(text, "f")).run()
