@@ -13,6 +13,8 @@ import struct
 import sys
 from dataclasses import dataclass, field
 
+from pfxhttpd.wire.dovecot import FrozenSession
+
 MAX_MESSAGE = 512 * 1024
 """Bytes one message may have: the largest request (100 kB) and one read more (64 KiB), twice over."""
 
@@ -38,7 +40,7 @@ class Connection:
     session: str = ""
     unread: bytes = field(default=b"", repr=False)
     unsent: bytes = field(default=b"", repr=False)
-    state: object = field(default=None, repr=False)
+    state: FrozenSession | None = field(default=None, repr=False)
 
     def pack(self) -> bytes:
         return marshal.dumps(

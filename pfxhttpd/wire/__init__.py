@@ -1,11 +1,11 @@
-"""The three protocols: bytes to values and back, without sockets, clocks or logging."""
+"""The socketmap, policy and Dovecot auth protocols: bytes to values and back, without sockets, clocks or logging."""
 
 from __future__ import annotations
 
 
 class ProtocolError(ValueError):
-    """A client broke the framing of its protocol; no further bytes can make the message valid.
+    """The bytes received violate the framing of the protocol, and no further bytes can make them valid.
 
-    The message is one line for the log. It quotes at most a few of the client's bytes, so it cannot contain a secret.
-    Nothing can be answered, because the start of the next message is unknown. The connection has to be closed.
+    The error's text is one line and quotes a short piece of the bytes at most. No reply is possible, because the start of
+    the next message is unknown, so the connection has to be closed.
     """

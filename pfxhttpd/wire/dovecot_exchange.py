@@ -1,4 +1,4 @@
-"""One authentication exchange of Dovecot's auth protocol: its state between two lines, and the attempt it leads to."""
+"""One authentication exchange of Dovecot's auth protocol: its state between two lines, and the attempt that it leads to."""
 
 from __future__ import annotations
 
@@ -6,56 +6,69 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+FrozenExchange = tuple[int, int, str, tuple[tuple[str, str], ...], tuple[bytes, ...], int, str]
+"""What `Exchange.freeze` returns: the fields of an Exchange in their order, all of them types that marshal knows."""
+
+_OVERHEAD = 128
+"""Approximate size of an exchange without texts of the client's, in bytes."""
+
 
 class State(enum.IntEnum):
-    """Whose move it is in an exchange. FREE: there is none of that id."""
+    """What an exchange waits for."""
 
     FREE = 0
-    TALKING = 1
-    """The client's: its next message, as many as `heard` holds being there."""
-    DECIDING = 2
-    """The backend's: the attempt is out."""
-    REFUSED = 3
-    """The client's: it has the error challenge and must acknowledge it to get its FAIL."""
+    """No exchange with this id is open."""
+    AWAITING_CLIENT = 1
+    """The client's next message. `Exchange.messages` holds those received so far."""
+    AWAITING_BACKEND = 2
+    """The result of the attempt that was handed out."""
+    AWAITING_ACKNOWLEDGEMENT = 3
+    """The client's response to the error challenge (RFC 7628 section 3.2.3). FAIL follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One id's dialogue. What a state does not need is empty."""
+    """The exchange with one request id. Fields that its state does not need are empty.
+
+    `parameters` are those of the AUTH line, `messages` the decoded messages received so far, `serial` the number of the
+    attempt that was handed out, `reason` the reason for the FAIL that is due.
+    """
 
     id: int
     state: State
     mechanism: str
     parameters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    heard: tuple[bytes, ...] = field(default=(), repr=False)
+    messages: tuple[bytes, ...] = field(default=(), repr=False)
     serial: int = 0
     reason: str = ""
 
-    def freeze(self) -> tuple:
-        return self.id, int(self.state), self.mechanism, self.parameters, self.heard, self.serial, self.reason
+    def freeze(self) -> FrozenExchange:
+        """The exchange as nested tuples of str, bytes and int."""
+        return self.id, int(self.state), self.mechanism, self.parameters, self.messages, self.serial, self.reason
 
     @classmethod
-    def thaw(cls, frozen: tuple) -> Exchange:
-        key, state, *rest = frozen
-        return cls(key, State(state), *rest)
+    def thaw(cls, frozen: FrozenExchange) -> Exchange:
+        """The exchange that `freeze` returned `frozen` for."""
+        return cls(frozen[0], State(frozen[1]), *frozen[2:])
 
     def size(self) -> int:
-        """About what it costs to keep, in bytes."""
+        """The approximate size of the frozen exchange, in bytes."""
         return (
-            128
-            + sum(len(key) + len(value.encode()) for key, value in self.parameters)
-            + sum(map(len, self.heard))
+            _OVERHEAD
+            + sum(len(name) + len(value.encode()) for name, value in self.parameters)
+            + sum(map(len, self.messages))
             + len(self.reason.encode())
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Who wants in, by which proof, from where.
+    """The credentials of a finished exchange, to be verified by the backend or the token's issuer.
 
-    `serial` is the connection's count of attempts: an answer belongs to one attempt, not to an id, because a client may
-    use an id again while the first answer is still out. `secret` is a token when `token` is set, else a password.
-    `user` is the name the client claims ("" only for OAUTHBEARER). `parameters` are Dovecot's, see `dovecot_auth.KEPT`.
+    `serial` numbers the attempts of a connection: a result belongs to one attempt and not to an id, because a client may
+    use an id again while the first result is still due. `secret` is a token if `token` is set, otherwise a password.
+    `user` is the name that the client gave; it is empty only with OAUTHBEARER. `parameters` are those of the AUTH line,
+    by Dovecot's names (`dovecot_lines.AUTH_PARAMETERS`).
     """
 
     id: int
@@ -64,5 +77,4 @@ class Attempt:
     user: str
     secret: str = field(repr=False)
     token: bool
-    authzid: str
     parameters: Mapping[str, str]

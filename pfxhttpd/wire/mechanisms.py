@@ -1,8 +1,8 @@
-"""What the SASL mechanisms say: the server's prompts, and the client's messages turned into credentials.
+"""The SASL mechanisms: the server's prompts, and the parsing of the client's messages into credentials.
 
-A mechanism is a row in a table: the steps of its dialogue, each with the prompt that asks for it and a check that can
-refuse the message at once, and the function that reads the messages when all are there. The connection runs every
-mechanism the same way. Messages are the decoded bytes; base64 is the protocol's business (`decode`, `encode`).
+A mechanism is a table row. It lists the steps of the exchange, each with the prompt that asks for the client's message
+and a check that can refuse that message at once, and the function that parses the messages when all have been received.
+`SaslSession` runs every mechanism in the same way. Messages are bytes, already decoded from base64.
 
 Sources: PLAIN RFC 4616; LOGIN draft-murchison-sasl-login-00; OAUTHBEARER RFC 7628 with the GS2 header of RFC 5801;
 XOAUTH2 Google's "OAuth 2.0 Mechanism".
@@ -10,14 +10,13 @@ XOAUTH2 Google's "OAuth 2.0 Mechanism".
 
 from __future__ import annotations
 
-import binascii
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 USER_LIMIT = 1024
-"""Longest user name and authorization identity, in bytes. Only a line's own bound holds for passwords and tokens."""
+"""Length of the longest user name, in bytes. Passwords and tokens are bounded only by the length of a line."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _PAIR_VALUE = re.compile(r"[\t\n\r\x20-\x7e]*")
@@ -27,7 +26,7 @@ _BEARER = "bearer "
 
 
 class BadMessage(ValueError):
-    """A message that fails its exchange and nothing else. `reason` is one line without any byte of the message."""
+    """A message of the client that fails its exchange and nothing else. `reason` is one line and quotes nothing of the message."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -36,56 +35,43 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the client says it is, and its proof: a password, or a token for the mechanisms with `token` set.
+    """The user name that the client gave, and a password or, for the mechanisms with `token` set, a token.
 
-    `user` is "" only for an OAUTHBEARER client that names nobody. `authzid` is PLAIN's, "" when not given.
+    `user` is empty only with OAUTHBEARER, where the name is optional.
     """
 
     user: str
     secret: str = field(repr=False)
-    authzid: str = ""
 
 
-def _unread(message: bytes) -> None:
-    """No check of its own: the message is read with the others when all are there."""
+def _no_check(message: bytes) -> None:
+    """The check of a step whose message is parsed only when all messages have been received."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message of the client: the `prompt` that asks for it, and a `check` that raises BadMessage to refuse it at once."""
+    """One message of the client. `prompt` asks for it. `check` raises BadMessage to refuse it before the next prompt."""
 
     prompt: bytes
-    check: Callable[[bytes], object] = _unread
+    check: Callable[[bytes], object] = _no_check
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """A row of the table. `read` takes one message for each step and raises BadMessage; `token` says that a failure is
-    told to the client by an error challenge (RFC 7628, 3.2.2) before the final answer."""
+    """A mechanism. `parse` takes one message for each step and raises BadMessage.
+
+    `token` is set for the OAuth mechanisms: their secret is a token, and before the final failure the client receives an
+    error challenge (RFC 7628 section 3.2.2).
+    """
 
     name: str
     steps: tuple[Step, ...]
-    read: Callable[..., Credentials]
+    parse: Callable[..., Credentials]
     token: bool = False
 
 
-def decode(text: bytes) -> bytes:
-    """The bytes that `text` writes in base64 (RFC 4648, 4; padding required, nothing else allowed). Raises BadMessage."""
-    if len(text) % 4 or text.endswith(b"==="):  # more padding than is needed, which Python allows before 3.13
-        raise BadMessage("bad base64")
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error:
-        raise BadMessage("bad base64") from None
-
-
-def encode(message: bytes) -> bytes:
-    """Base64 on one line."""
-    return binascii.b2a_base64(message, newline=False)
-
-
 def challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
-    """The error challenge of RFC 7628, 3.2.2: why a token failed, what scope it needs, where the provider is described."""
+    """The error challenge of RFC 7628 section 3.2.2: the error, the scope that is required and the URL of the discovery document."""
     error = {"status": status, "schemes": "bearer"}
     if scope:
         error["scope"] = scope
@@ -94,47 +80,52 @@ def challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
     return json.dumps(error, separators=(",", ":")).encode()
 
 
-def plain(message: bytes) -> Credentials:
-    """[authzid] NUL authcid NUL password, all UTF-8 (RFC 4616, 2). Raises BadMessage, also for an authzid unlike the user."""
+def parse_plain(message: bytes) -> Credentials:
+    """`[authzid] NUL authcid NUL password`, all of them UTF-8 (RFC 4616 section 2).
+
+    Raises BadMessage, also if the authorization identity is given and differs from the user.
+    """
     parts = message.split(b"\x00")
     if len(parts) != 3:
         raise BadMessage("malformed PLAIN message")
-    user, secret = _name(parts[1]), _password(parts[2])
-    authzid = _text(parts[0])
+    user, password = _parse_user(parts[1]), _parse_password(parts[2])
+    authzid = _decode_utf8(parts[0])
     if authzid and authzid != user:
         raise BadMessage("authorization identity differs from user")
-    return Credentials(user, secret, authzid)
+    return Credentials(user, password)
 
 
-def login(user: bytes, secret: bytes) -> Credentials:
+def parse_login(user: bytes, password: bytes) -> Credentials:
     """The two messages of LOGIN. Raises BadMessage."""
-    return Credentials(_name(user), _password(secret))
+    return Credentials(_parse_user(user), _parse_password(password))
 
 
-def xoauth2(message: bytes) -> Credentials:
-    """user=NAME ^A auth=Bearer TOKEN ^A ^A. Raises BadMessage."""
-    text = _text(message)
+def parse_xoauth2(message: bytes) -> Credentials:
+    """`user=NAME ^A auth=Bearer TOKEN ^A ^A`. Raises BadMessage."""
+    text = _decode_utf8(message)
     if not text.endswith("\x01\x01"):
         raise BadMessage("malformed XOAUTH2 message")
-    pairs = _pairs(text[:-2].split("\x01"))
-    user = pairs.get("user", "")
-    _name(user.encode())
-    return Credentials(user, _token(pairs))
+    pairs = _parse_pairs(text[:-2].split("\x01"))
+    user = _parse_user(pairs.get("user", "").encode())
+    return Credentials(user, _bearer_token(pairs))
 
 
-def oauthbearer(message: bytes) -> Credentials:
-    """n,a=NAME, ^A key=value ^A … ^A (RFC 7628, 3.1). Raises BadMessage, also for channel binding (p=), which needs TLS here."""
-    header, *rest = _text(message).split("\x01")
+def parse_oauthbearer(message: bytes) -> Credentials:
+    """`n,a=NAME, ^A key=value ^A ... ^A` (RFC 7628 section 3.1).
+
+    Raises BadMessage, also for channel binding (`p=`), which cannot be verified here because TLS ends in the mail server.
+    """
+    header, *rest = _decode_utf8(message).split("\x01")
     if len(rest) < 2 or rest[-2:] != ["", ""]:
         raise BadMessage("malformed OAUTHBEARER message")
-    pairs = _pairs(rest[:-2])
+    pairs = _parse_pairs(rest[:-2])
     if any(not _PAIR_VALUE.fullmatch(value) for value in pairs.values()):
         raise BadMessage("malformed OAUTHBEARER message")
-    return Credentials(_claimed(header), _token(pairs))
+    return Credentials(_parse_gs2_header(header), _bearer_token(pairs))
 
 
-def _claimed(header: str) -> str:
-    """The name in a GS2 header (RFC 5801, 4), "" when there is none."""
+def _parse_gs2_header(header: str) -> str:
+    """The authorization identity in a GS2 header (RFC 5801 section 4), "" if there is none."""
     binding, comma, identity = header.partition(",")
     if binding.startswith("p="):
         raise BadMessage("channel binding not supported")
@@ -145,13 +136,11 @@ def _claimed(header: str) -> str:
         return ""
     if not identity.startswith("a=") or not _SASLNAME.fullmatch(identity, 2):
         raise BadMessage("malformed GS2 header")
-    user = identity[2:].replace("=2C", ",").replace("=3D", "=")
-    _name(user.encode())
-    return user
+    return _parse_user(identity[2:].replace("=2C", ",").replace("=3D", "=").encode())
 
 
-def _pairs(fields: list[str]) -> dict[str, str]:
-    """key=value fields; unknown keys are kept and looked at by nobody, a repeated one is refused: which would hold?"""
+def _parse_pairs(fields: list[str]) -> dict[str, str]:
+    """The key=value pairs in `fields`. Unknown keys are allowed. A repeated key is refused, because it is ambiguous."""
     pairs: dict[str, str] = {}
     for item in fields:
         key, equals, value = item.partition("=")
@@ -161,8 +150,8 @@ def _pairs(fields: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _token(pairs: dict[str, str]) -> str:
-    """The bearer token of the auth pair (RFC 6750, 2.1; the scheme's name in any case)."""
+def _bearer_token(pairs: dict[str, str]) -> str:
+    """The token in the `auth` pair (RFC 6750 section 2.1). The name of the scheme is case-insensitive."""
     scheme = pairs.get("auth", "")
     token = scheme[len(_BEARER) :].strip(" ")
     if scheme[: len(_BEARER)].lower() != _BEARER or not _TOKEN.fullmatch(token):
@@ -170,36 +159,36 @@ def _token(pairs: dict[str, str]) -> str:
     return token
 
 
-def _text(message: bytes) -> str:
+def _decode_utf8(message: bytes) -> str:
     try:
         return message.decode()
     except UnicodeDecodeError:
         raise BadMessage("not UTF-8") from None
 
 
-def _name(message: bytes) -> str:
-    """A user name: anything of UTF-8 but NUL, which no mechanism can carry and some backends would cut the name at."""
+def _parse_user(message: bytes) -> str:
+    """A user name: any UTF-8 text without NUL, which no mechanism can carry and at which some backends cut a name off."""
     if not message:
         raise BadMessage("empty user")
     if len(message) > USER_LIMIT:
         raise BadMessage("user too long")
     if b"\x00" in message:
         raise BadMessage("NUL in user")
-    return _text(message)
+    return _decode_utf8(message)
 
 
-def _password(message: bytes) -> str:
+def _parse_password(message: bytes) -> str:
     if not message:
         raise BadMessage("empty password")
     if b"\x00" in message:
         raise BadMessage("NUL in password")
-    return _text(message)
+    return _decode_utf8(message)
 
 
-PLAIN = Mechanism("PLAIN", (Step(b""),), plain)
-LOGIN = Mechanism("LOGIN", (Step(b"Username:", _name), Step(b"Password:")), login)
-XOAUTH2 = Mechanism("XOAUTH2", (Step(b""),), xoauth2, token=True)
-OAUTHBEARER = Mechanism("OAUTHBEARER", (Step(b""),), oauthbearer, token=True)
+PLAIN = Mechanism("PLAIN", (Step(b""),), parse_plain)
+LOGIN = Mechanism("LOGIN", (Step(b"Username:", _parse_user), Step(b"Password:")), parse_login)
+XOAUTH2 = Mechanism("XOAUTH2", (Step(b""),), parse_xoauth2, token=True)
+OAUTHBEARER = Mechanism("OAUTHBEARER", (Step(b""),), parse_oauthbearer, token=True)
 
 PASSWORD_MECHANISMS = (PLAIN, LOGIN)
 TOKEN_MECHANISMS = (XOAUTH2, OAUTHBEARER)

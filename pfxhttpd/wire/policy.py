@@ -1,7 +1,7 @@
-"""Postfix's policy delegation protocol: `name=value` lines and an empty line ask, `action=<action>` and an empty line answer.
+"""Postfix's policy delegation protocol. A request is `name=value` lines and an empty line, a reply `action=<action>` and an empty line.
 
-Source: SMTPD_POLICY_README, access(5). Lines end in LF alone: a CR is part of the value that it stands in, and
-one in a reply would hang Postfix. Nothing can be answered to a malformed request; the connection is closed.
+Sources: SMTPD_POLICY_README, access(5). Lines end in LF alone. A CR in a request is part of the value; a CR in a reply
+would make Postfix wait until its timeout. A malformed request cannot be answered, so the connection has to be closed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.text import clean
 
 REQUEST_LIMIT = 64 * 1024
-"""Bytes in a request, its final empty line included."""
+"""Size of the largest request in bytes, including the empty line at its end."""
 
 ATTRIBUTE_LIMIT = 1000
-"""Lines in a request; a repeated name counts each time."""
+"""Number of lines in the longest request. A repeated name counts each time."""
 
 DUNNO = "DUNNO"
 
-_NOTHING = "request without attributes"
+_NO_ATTRIBUTES = "request without attributes"
 _NO_EQUALS = "line without an equals sign"
 _NO_NAME = "attribute without a name"
 
@@ -27,15 +27,15 @@ _ACTION = re.compile(r"[A-Za-z]|[45][0-9]{2}[ \t]+[^ \t]")
 
 
 def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
-    """The attributes of the request at the start of `buffer` and the number of bytes it used; None: need more bytes.
+    """The attributes of the request at the start of `buffer`, and the number of bytes used; None if more bytes are needed.
 
-    The order is that of reception. A repeated name keeps its first place and has its last value. Bytes that are no
-    UTF-8 become U+FFFD. Raises Malformed as soon as the bytes seen cannot become a valid request: a line without
-    `=` or without a name, no attribute at all, more than 64 KiB or 1000 lines.
+    Attributes are in the order received. A repeated name keeps its first position and takes its last value. Bytes that
+    are not UTF-8 become U+FFFD. Raises ProtocolError as soon as the bytes cannot be the start of a valid request: a line
+    without `=` or without a name, no attributes, more than REQUEST_LIMIT bytes or ATTRIBUTE_LIMIT lines.
     """
     end = buffer.find(b"\n\n", 0, REQUEST_LIMIT)
     if end < 0:
-        _refuse_hopeless(buffer, 0)
+        _check_incomplete(buffer, 0)
         return None
     lines = buffer[:end].decode("utf-8", "replace").split("\n")
     if len(lines) > ATTRIBUTE_LIMIT:
@@ -43,29 +43,29 @@ def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
     try:
         attributes = dict([line.split("=", 1) for line in lines])
     except ValueError:
-        raise ProtocolError(_NO_EQUALS if lines[0] else _NOTHING) from None
+        raise ProtocolError(_NO_EQUALS if lines[0] else _NO_ATTRIBUTES) from None
     if "" in attributes:
         raise ProtocolError(_NO_NAME)
     return attributes, end + 2
 
 
 def is_complete(buffer: bytes, seen: int = 0) -> bool:
-    """Whether somebody has to look at `buffer`: it begins with a whole request, or it is malformed already.
+    """Whether `parse` would return a request or raise ProtocolError.
 
-    `seen` is the number of bytes for which an earlier call has answered False already; only what came since is
-    examined, so that a client that sends byte by byte costs no more than one that does not.
+    `seen` is the number of bytes for which an earlier call has returned False. Only the bytes after them are examined, so
+    a client that sends single bytes costs no more than others.
     """
     if buffer.find(b"\n\n", max(0, seen - 1), REQUEST_LIMIT) >= 0:
         return True
     try:
-        _refuse_hopeless(buffer, buffer.rfind(b"\n", 0, seen) + 1)
+        _check_incomplete(buffer, buffer.rfind(b"\n", 0, seen) + 1)
     except ProtocolError:
         return True
     return False
 
 
-def _refuse_hopeless(buffer: bytes, start: int) -> None:
-    """Raises Malformed if the bytes of a request without its end, whose lines before `start` are sound, cannot become one."""
+def _check_incomplete(buffer: bytes, start: int) -> None:
+    """Raises ProtocolError if `buffer`, a request without its end, is malformed. The lines before `start` have been checked."""
     if len(buffer) >= REQUEST_LIMIT:
         raise ProtocolError(f"request is over {REQUEST_LIMIT} bytes")
     last = buffer.rfind(b"\n", start)
@@ -74,7 +74,7 @@ def _refuse_hopeless(buffer: bytes, start: int) -> None:
     for line in buffer[start:last].split(b"\n"):
         equals = line.find(b"=")
         if equals < 0:
-            raise ProtocolError(_NO_EQUALS if line else _NOTHING)
+            raise ProtocolError(_NO_EQUALS if line else _NO_ATTRIBUTES)
         if equals == 0:
             raise ProtocolError(_NO_NAME)
     if buffer.count(b"\n") > ATTRIBUTE_LIMIT:
@@ -82,18 +82,19 @@ def _refuse_hopeless(buffer: bytes, start: int) -> None:
 
 
 def valid_action(action: str) -> bool:
-    """Whether Postfix takes the action for what it says: it begins with a word, or with a 4xx/5xx code and a text.
+    """Whether the action begins with a word, or with a 4xx or 5xx code followed by text.
 
-    Postfix takes an empty action and one of digits only, `450` included, for a permission (access(5)). To a word that it
-    does not know it answers 451; the words cannot be listed here, for the names of restriction classes are among them.
+    Postfix treats an empty action and an all-numerical one, even `450`, as permission (access(5)), so those are not valid.
+    It answers 451 to a word that it does not know. The known words cannot be listed here, because the names of its
+    restriction classes are among them.
     """
     return _ACTION.match(action) is not None
 
 
 def encode(action: str) -> bytes:
-    """The reply that carries the action, its control characters turned into spaces.
+    """The reply with the action, in which control characters are replaced by spaces.
 
-    Raises ValueError for an action that is not valid: Postfix would take many of those for a permission.
+    Raises ValueError if the action is not valid (`valid_action`), because Postfix could treat it as permission.
     """
     line = clean(action)
     if not valid_action(line):

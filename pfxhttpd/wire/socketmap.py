@@ -1,8 +1,8 @@
-"""Postfix's socketmap protocol: one netstring `<name> <key>` asks, one netstring `<status> <text>` answers.
+"""Postfix's socketmap protocol. A request is a netstring `<name> <key>`, a reply a netstring `<status> <text>`.
 
-Source: socketmap_table(5). Diagnostics: a request with sound framing always has a reply, if need be a `BadQuery`'s
-own; only broken framing raises Malformed. Postfix never closes a connection by itself after a reply that it
-cannot parse, and takes `OK` with nothing behind it for a configuration error, so `encode` can produce neither.
+Source: socketmap_table(5). A request with valid framing always gets a reply: a `BadQuery` carries its own. Only invalid
+framing raises ProtocolError. Postfix does not close the connection after a reply that it cannot parse, and treats `OK`
+without a value as a configuration error, so `encode` produces neither.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pfxhttpd.wire import ProtocolError, netstring
 from pfxhttpd.wire.text import clean, one_line
 
 REQUEST_LIMIT = 100_000
-"""Bytes in a request's payload. Postfix's own limit for both directions."""
+"""Size of the largest request's payload in bytes. Postfix's own limit, for requests and replies."""
 
 OK, NOTFOUND, TEMP, TIMEOUT, PERM = "OK", "NOTFOUND", "TEMP", "TIMEOUT", "PERM"
 
 
 class SocketMapReply(NamedTuple):
-    """A status and its text: the value for OK, nothing for NOTFOUND, otherwise a reason. `encode` cleans the text."""
+    """A status and its text, which is the value for OK, empty for NOTFOUND and a reason otherwise. `encode` cleans the text."""
 
     status: str
     text: str
 
 
 class Query(NamedTuple):
-    """The key that a client looks up, and the name of the map to look in."""
+    """A lookup of `key` in the map `name`."""
 
     name: str
     key: str
 
 
 class BadQuery(NamedTuple):
-    """A request with sound framing that cannot be looked up. `reply` is what it gets; the connection is kept."""
+    """A request with valid framing that cannot be looked up. It is answered with `reply`, and the connection is kept."""
 
     reply: SocketMapReply
 
@@ -50,10 +50,10 @@ _ENCODED_EMPTY = netstring.encode(b"TEMP empty value")
 
 
 def parse(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
-    """The request at the start of `buffer` and the number of bytes it used; None when more bytes are needed.
+    """The request at the start of `buffer`, and the number of bytes used; None if more bytes are needed.
 
-    The name ends at the first space; the key is all that follows. A key of `"<>"`, quotes included, is the null
-    sender, given as `<>`. Raises Malformed when the framing is broken.
+    The name ends at the first space, and everything after that is the key. A key of `"<>"`, with the quotes, is the null
+    sender and is returned as `<>`. Raises ProtocolError if the framing is invalid.
     """
     framed = netstring.parse(buffer, REQUEST_LIMIT)
     if framed is None:
@@ -75,9 +75,9 @@ def parse(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
 
 
 def is_complete(buffer: bytes, seen: int = 0) -> bool:
-    """Whether somebody has to look at `buffer`: it begins with a whole request, or it is malformed already.
+    """Whether `parse` would return a request or raise ProtocolError.
 
-    Cheap enough to ask again after every byte, so `seen` (see `policy.whole`) makes no difference here.
+    The check is cheap however often it is repeated, so `seen` (see `policy.is_complete`) is ignored.
     """
     try:
         return netstring.parse(buffer, REQUEST_LIMIT) is not None
@@ -86,10 +86,10 @@ def is_complete(buffer: bytes, seen: int = 0) -> bool:
 
 
 def encode(reply: SocketMapReply, limit: int) -> bytes:
-    """The reply as it goes onto the wire. `limit` bounds the netstring's payload in bytes.
+    """The reply as a netstring. `limit` is the greatest length of its payload, in bytes.
 
-    A value's control characters become spaces; a reason becomes one printable line of at most 200 characters.
-    A reply that is too long becomes PERM. An empty value, which no verdict produces, becomes TEMP.
+    Control characters in a value are replaced by spaces. A reason becomes one printable line of at most 200 characters.
+    A reply over the limit is replaced by PERM, and an empty value, which no caller should pass, by TEMP.
     """
     status, text = reply
     if status == OK:

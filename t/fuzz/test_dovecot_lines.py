@@ -1,24 +1,26 @@
-"""Any bytes at all, in any pieces, into Dovecot's line parser and a connection."""
+"""Any bytes, in any pieces, given to the line parser and to a SaslSession."""
 
 from __future__ import annotations
 
 import base64
 import marshal
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.dovecot import SaslSession
-from pfxhttpd.wire.dovecot_lines import LINE_LIMIT, encode, escape, is_complete, take_line, unescape
+from pfxhttpd.wire.dovecot_lines import LINE_LIMIT, decode_base64, encode, escape, is_complete, take_line, unescape
 from pfxhttpd.wire.mechanisms import (
     PASSWORD_MECHANISMS,
     TOKEN_MECHANISMS,
     BadMessage,
-    decode,
-    oauthbearer,
-    plain,
-    xoauth2,
+    parse_oauthbearer,
+    parse_plain,
+    parse_xoauth2,
 )
 
 ALL = PASSWORD_MECHANISMS + TOKEN_MECHANISMS
@@ -60,12 +62,12 @@ streams = some.one_of(
 
 def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:])]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
-    """What comes out, attempt by attempt and answer by answer; even serials are let in, odd ones are not."""
-    connection, buffer, out = SaslSession(ALL), bytearray(), []
+    """What the session sends and hands out. Attempts with an even serial succeed, the others fail."""
+    session, buffer, out = SaslSession(ALL), bytearray(), []
     for part in parts:
         buffer += part
         while True:
@@ -74,18 +76,18 @@ def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
             if taken is None:
                 break
             if park:
-                connection = SaslSession.thaw(marshal.loads(marshal.dumps(connection.freeze())), ALL)
-            turn = connection.receive_line(taken[0])
+                session = SaslSession.thaw(marshal.loads(marshal.dumps(session.freeze())), ALL)
+            result = session.receive_line(taken[0])
             del buffer[: taken[1]]
-            out += [turn.send, turn.close]
-            if turn.close:
+            out += [result.send, result.close]
+            if result.close:
                 return out
-            if turn.attempt:
-                out.append(f"{turn.attempt.mechanism} {turn.attempt.user} {turn.attempt.secret}")
+            if result.attempt:
+                out.append(f"{result.attempt.mechanism} {result.attempt.user} {result.attempt.secret}")
                 answer = (
-                    connection.fail(turn.attempt, "no")
-                    if turn.attempt.serial % 2
-                    else connection.succeed(turn.attempt, turn.attempt.user or "x")
+                    session.fail(result.attempt, "no")
+                    if result.attempt.serial % 2
+                    else session.succeed(result.attempt, result.attempt.user or "x")
                 )
                 assert answer.count(b"\n") == 1
                 out.append(answer)
@@ -98,9 +100,9 @@ def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
     some.binary(max_size=30).filter(lambda tail: b"\n" not in tail),
 )
 @settings(max_examples=300, deadline=None)
-def test_pieces_parking_and_a_tail_change_nothing(stream, cuts, tail):
+def test_pieces_parking_and_trailing_bytes_change_nothing(stream, cuts, tail):
     if not stream.endswith(b"\n"):
-        tail = b""  # it would be the end of an unfinished line, which says nothing either way
+        tail = b""  # it would complete the unfinished line and change its meaning
     expected = serve([stream], False)
     assert serve(pieces(stream, cuts), True) == expected
     assert serve([stream[at : at + 1] for at in range(len(stream))], False) == expected
@@ -112,7 +114,7 @@ def test_pieces_parking_and_a_tail_change_nothing(stream, cuts, tail):
 
 
 @given(some.binary(max_size=200), some.integers(0, 3))
-def test_a_line_is_what_stands_before_the_first_line_feed(data, more):
+def test_a_line_ends_at_the_first_line_feed(data, more):
     data += b"\n" * more
     taken = take_line(data)
     if b"\n" in data:
@@ -123,7 +125,7 @@ def test_a_line_is_what_stands_before_the_first_line_feed(data, more):
 
 
 @given(some.integers(LINE_LIMIT - 2, LINE_LIMIT + 3), some.booleans())
-def test_the_bound_is_exact(length, ended):
+def test_the_limit_is_exact(length, ended):
     data = b"x" * length + b"\n" * ended
     try:
         taken = take_line(data)
@@ -134,7 +136,7 @@ def test_the_bound_is_exact(length, ended):
 
 
 @given(some.lists(some.binary(max_size=50), min_size=1, max_size=5))
-def test_escaping_keeps_fields_apart_and_comes_back(parts):
+def test_escaping_keeps_fields_apart_and_is_reversible(parts):
     line = encode(*parts)
     assert line.count(b"\n") == 1 and line.endswith(b"\n") and b"\x00" not in line and b"\r" not in line
     assert [unescape(part) for part in line[:-1].split(b"\t")] == parts
@@ -142,8 +144,21 @@ def test_escaping_keeps_fields_apart_and_comes_back(parts):
 
 
 @given(some.binary(max_size=100))
-def test_unescape_takes_anything(data):
+def test_unescape_accepts_any_bytes(data):
     assert len(unescape(data)) <= len(data)
+
+
+Parsed = TypeVar("Parsed")
+
+
+def parsed(parse: Callable[[bytes], Parsed], data: bytes) -> Parsed | None:
+    """What `parse` returns for the data, or None if it refuses them."""
+    try:
+        return parse(data)
+    except BadMessage as error:
+        refusal = error
+    assert refusal.reason.isprintable()
+    return None
 
 
 @given(
@@ -158,14 +173,16 @@ def test_unescape_takes_anything(data):
     )
 )
 @settings(max_examples=300)
-def test_messages_are_credentials_or_refused(message):
-    for read in (plain, xoauth2, oauthbearer, decode):
-        try:
-            credentials = read(message)
-        except BadMessage as bad:
-            assert bad.reason.isprintable()
-            continue
-        if read is not decode:
+def test_a_message_is_parsed_or_refused(message):
+    for parse in (parse_plain, parse_xoauth2, parse_oauthbearer):
+        credentials = parsed(parse, message)
+        if credentials is not None:
             assert credentials.secret and "\0" not in credentials.user
-            assert credentials.user or read is oauthbearer
-            assert credentials.authzid in ("", credentials.user)
+            assert credentials.user or parse is parse_oauthbearer
+
+
+@given(some.one_of(some.binary(max_size=100), some.text("QUJD+/=", max_size=12).map(str.encode)))
+def test_base64_is_decoded_exactly_or_refused(text):
+    message = parsed(decode_base64, text)
+    if message is not None:
+        assert base64.b64decode(text, validate=True) == message

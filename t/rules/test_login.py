@@ -23,7 +23,7 @@ WITH_PORT = Entry(DOVECOT_SASL, "login", "http://127.0.0.1/auth", default_local_
 
 
 def attempt(**parameters: str) -> Attempt:
-    return Attempt(1, 1, "PLAIN", "user", "pass", False, "", parameters)
+    return Attempt(1, 1, "PLAIN", "user", "pass", False, parameters)
 
 
 def test_all_that_is_known_is_asked():
@@ -81,7 +81,7 @@ def test_the_context_holds_no_credentials():
 
 
 def test_hostile_names_are_data():
-    hostile = Attempt(1, 1, "LOGIN", 'a"},{\t\n\x01ü', '{{ .Key }}\\"', False, "", {})
+    hostile = Attempt(1, 1, "LOGIN", 'a"},{\t\n\x01ü', '{{ .Key }}\\"', False, {})
     assert json.loads(json.dumps(password_request(ENTRY, hostile))) == {
         "username": 'a"},{\t\n\x01ü',
         "password": '{{ .Key }}\\"',
@@ -90,7 +90,7 @@ def test_hostile_names_are_data():
 
 
 def test_every_parameter_asked_for_is_one_that_the_protocol_keeps():
-    assert {*_FIELDS.values(), "service", "secured"} == dovecot_lines.KEPT
+    assert {*_FIELDS.values(), "service", "secured"} == dovecot_lines.AUTH_PARAMETERS
 
 
 @pytest.mark.parametrize(

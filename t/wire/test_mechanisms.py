@@ -1,3 +1,5 @@
+"""The SASL mechanisms: messages that are credentials, and messages that are refused."""
+
 from __future__ import annotations
 
 import json
@@ -10,73 +12,27 @@ from pfxhttpd.wire.mechanisms import (
     BadMessage,
     Credentials,
     challenge,
-    decode,
-    encode,
-    login,
-    oauthbearer,
-    plain,
-    xoauth2,
+    parse_login,
+    parse_oauthbearer,
+    parse_plain,
+    parse_xoauth2,
 )
 
 SECRET = "s3cr3t-marker"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"", b""),
-        (b"YQ==", b"a"),
-        (b"YWI=", b"ab"),
-        (b"YWJj", b"abc"),
-        (b"AGEAYg==", b"\x00a\x00b"),
-        (b"/+/+", b"\xff\xef\xfe"),
-    ],
-)
-def test_base64(text, message):
-    assert decode(text) == message
-    assert encode(message) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"=",
-        b"==",
-        b"Y",
-        b"YQ",
-        b"YQ=",
-        b"YQ===",
-        b"YQ==YQ==",
-        b"YWJj=",
-        b"YWJj====",
-        b"YW=I",
-        b" YQ==",
-        b"YQ==\r",
-        b"YQ\n==",
-        b"Y*==",
-        b"YQ==\x00",
-        b"-_-_",
-        b"\xff\xff\xff\xff",
-        b"\x01t==",
-    ],
-)
-def test_base64_that_is_not(text):
-    with pytest.raises(BadMessage):
-        decode(text)
-
-
-@pytest.mark.parametrize(
     ("message", "credentials"),
     [
         (b"\0user\0pass", Credentials("user", "pass")),
-        (b"user\0user\0pass", Credentials("user", "pass", "user")),
+        (b"user\0user\0pass", Credentials("user", "pass")),
         ("\0jürgen\0pä ß".encode(), Credentials("jürgen", "pä ß")),
         (b"\0a\tb\n\x01\0p\tq\n", Credentials("a\tb\n\x01", "p\tq\n")),
         (b"\0" + b"u" * USER_LIMIT + b"\0" + b"p" * 40000, Credentials("u" * USER_LIMIT, "p" * 40000)),
     ],
 )
-def test_plain(message, credentials):
-    assert plain(message) == credentials
+def test_plain(message, credentials) -> None:
+    assert parse_plain(message) == credentials
 
 
 @pytest.mark.parametrize(
@@ -100,13 +56,13 @@ def test_plain(message, credentials):
         b"\0" + b"u" * (USER_LIMIT + 1) + b"\0p",
     ],
 )
-def test_plain_refuses(message):
+def test_plain_refuses(message) -> None:
     with pytest.raises(BadMessage):
-        plain(message)
+        parse_plain(message)
 
 
-def test_login():
-    assert login(b"user", b"pass") == Credentials("user", "pass")
+def test_login() -> None:
+    assert parse_login(b"user", b"pass") == Credentials("user", "pass")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +77,9 @@ def test_login():
         (b"u" * (USER_LIMIT + 1), b"p"),
     ],
 )
-def test_login_refuses(user, secret):
+def test_login_refuses(user, secret) -> None:
     with pytest.raises(BadMessage):
-        login(user, secret)
+        parse_login(user, secret)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +92,8 @@ def test_login_refuses(user, secret):
         (b"user=a\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "a", "t" * 40000),
     ],
 )
-def test_xoauth2(message, user, token):
-    assert xoauth2(message) == Credentials(user, token)
+def test_xoauth2(message, user, token) -> None:
+    assert parse_xoauth2(message) == Credentials(user, token)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +122,9 @@ def test_xoauth2(message, user, token):
         b"user=a\x01auth=Bearer tok\x01\x01x",
     ],
 )
-def test_xoauth2_refuses(message):
+def test_xoauth2_refuses(message) -> None:
     with pytest.raises(BadMessage):
-        xoauth2(message)
+        parse_xoauth2(message)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +143,8 @@ def test_xoauth2_refuses(message):
         (b"n,a=u,\x01auth=Bearer " + b"t" * 40000 + b"\x01\x01", "u", "t" * 40000),
     ],
 )
-def test_oauthbearer(message, user, token):
-    assert oauthbearer(message) == Credentials(user, token)
+def test_oauthbearer(message, user, token) -> None:
+    assert parse_oauthbearer(message) == Credentials(user, token)
 
 
 @pytest.mark.parametrize(
@@ -231,32 +187,32 @@ def test_oauthbearer(message, user, token):
         b"user=a\x01auth=Bearer tok\x01\x01",
     ],
 )
-def test_oauthbearer_refuses(message):
+def test_oauthbearer_refuses(message) -> None:
     with pytest.raises(BadMessage):
-        oauthbearer(message)
+        parse_oauthbearer(message)
 
 
-def test_channel_binding_is_refused_by_name():
+def test_the_refusal_of_channel_binding_says_so() -> None:
     with pytest.raises(BadMessage, match="channel binding"):
-        oauthbearer(b"p=tls-exporter,a=u,\x01auth=Bearer t\x01\x01")
+        parse_oauthbearer(b"p=tls-exporter,a=u,\x01auth=Bearer t\x01\x01")
 
 
-@pytest.mark.parametrize("read", [plain, xoauth2, oauthbearer])
+@pytest.mark.parametrize("read", [parse_plain, parse_xoauth2, parse_oauthbearer])
 @pytest.mark.parametrize(
     "shape", [b"\0%s\0\xff", b"%s", b"n,,%s", b"user=%s\x01auth=Bearer \xff\x01\x01", b"user=%s\x01\x01"]
 )
-def test_a_refusal_quotes_nothing_of_the_message(read, shape):
+def test_a_refusal_quotes_nothing_of_the_message(read, shape) -> None:
     with pytest.raises(BadMessage) as caught:
         read(shape % SECRET.encode())
     assert SECRET not in str(caught.value) + repr(caught.value)
     assert caught.value.__cause__ is None and (caught.value.__context__ is None or caught.value.__suppress_context__)
 
 
-def test_a_secret_is_not_shown():
+def test_the_repr_does_not_show_the_secret() -> None:
     assert SECRET not in repr(Credentials("user", SECRET))
 
 
-def test_challenge_is_that_of_rfc_7628():
+def test_the_challenge_is_that_of_rfc_7628() -> None:
     assert json.loads(challenge("invalid_token")) == {"status": "invalid_token", "schemes": "bearer"}
     assert json.loads(challenge("invalid_token", 'mail "x"', "https://op/.well-known/openid-configuration")) == {
         "status": "invalid_token",
@@ -266,7 +222,7 @@ def test_challenge_is_that_of_rfc_7628():
     }
 
 
-def test_the_table_reads_as_many_messages_as_it_has_steps():
+def test_the_table_of_mechanisms() -> None:
     assert [row.name for row in mechanisms.PASSWORD_MECHANISMS + mechanisms.TOKEN_MECHANISMS] == [
         "PLAIN",
         "LOGIN",
