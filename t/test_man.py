@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from kit import daemon
 from kit.needs import needs
 
@@ -53,7 +58,7 @@ def items(page: Path) -> dict[str, dict[str, str]]:
             names = []
         elif line.startswith(".It Cm "):
             names = [word for word in line.split()[2:] if word != ","]
-            section.update(dict.fromkeys(names, ""))
+            section.update({name: section.get(name, "") for name in names})
         elif line.startswith(".It "):
             pass
         else:
@@ -69,11 +74,12 @@ def expected() -> Iterator[tuple[str, str, dict[str, Any]]]:
         if path != "server.listen":
             yield "SERVER", path, declaration
     for path, declaration in declared(definitions["listener"]):
-        if not path.startswith("worker_pool."):
-            yield "LISTENERS", path, declaration
+        yield "LISTENERS", path, declaration
     for kind in ("socket_map", "policy_service", "sasl"):
         for path, declaration in declared(definitions[kind]):
-            block, dot, key = path.partition(".")
+            if declaration.get("ignored"):
+                continue  # told in a sentence, below
+            _, dot, key = path.partition(".")
             yield ("TOKENS", key, declaration) if dot else ("ENTRIES", path, declaration)
 
 
@@ -125,6 +131,81 @@ socket_maps:
     assert done.returncode == (78 if impossible else 0), done.stderr
     assert ("not possible in this\nversion" in CONFIGURATION.read_text()) == impossible
     assert ("cannot be used yet" in (TREE / "README.md").read_text()) == impossible
+
+
+def test_the_key_reference_is_that_of_the_schema(tmp_path: Path) -> None:
+    """Run man/generate.py after a change of a description, a default or a bound."""
+    program = TREE / "man/generate.py"
+    assert CONFIGURATION.read_text() == load_generator(program).generated(CONFIGURATION.read_text())
+    tree = tmp_path / "tree"
+    for path in (program, CONFIGURATION, TREE / "pfxhttpd/config/schema.json"):
+        copy = tree / path.relative_to(TREE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    schema = tree / "pfxhttpd/config/schema.json"
+    schema.write_text(schema.read_text().replace("This is the TCP port.", "This is another port."))
+    check = [sys.executable, str(tree / "man/generate.py"), "--check"]
+    assert subprocess.run(check).returncode == 1
+    assert subprocess.run(check[:2]).returncode == 0
+    assert "This is another port." in (tree / "man/pfxhttp.yml.5").read_text()
+    assert subprocess.run(check).returncode == 0
+
+
+def load_generator(program: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", program)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_keys_without_an_effect_are_named() -> None:
+    ignored = [
+        name for name, declaration in SCHEMA["$defs"]["sasl"]["properties"].items() if declaration.get("ignored")
+    ]
+    text = " ".join(CONFIGURATION.read_text().split())
+    assert f".Cm {' , '.join(ignored[:-1])} and .Cm {ignored[-1]} are accepted under" in text
+
+
+def literal_blocks(page: Path) -> list[str]:
+    """The displays of a page that are written by hand, as they are shown."""
+    text = re.sub(r'(?ms)^\.\\" Generated: ([^\n]+)$.*?^\.\\" End of \1$', "", page.read_text())
+    found = re.findall(r"(?ms)^\.Bd -literal -offset indent\n(.*?)^\.Ed$", text)
+    return [block.replace("\\(dq", '"').replace("\\&", "").replace("\\e", "\\") for block in found]
+
+
+CONFIGURATIONS = [block for block in literal_blocks(CONFIGURATION) if re.search(r"^server:", block, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("number", range(len(CONFIGURATIONS)))
+def test_check_accepts_every_example(number: int, tmp_path: Path) -> None:
+    (tmp_path / "pfxhttp.yml").write_text(CONFIGURATIONS[number])
+    done = daemon.run("--config", str(tmp_path / "pfxhttp.yml"), "check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_example_is_a_configuration_or_a_comment_for_editors() -> None:
+    rest = [block for block in literal_blocks(CONFIGURATION) if block not in CONFIGURATIONS]
+    assert len(CONFIGURATIONS) >= 3
+    assert rest == ["# yaml-language-server: $schema=/path/to/pfxhttpd/config/schema.json\n"]
+
+
+LINES = [
+    (section, line)
+    for section, keys in items(CONFIGURATION).items()
+    for text in keys.values()
+    for block in re.findall(r"(?ms)^\.Bd -literal -offset indent -compact$(.*?)^\.Ed$", text)
+    for line in block.split("\n")
+    if line
+]
+
+
+@pytest.mark.parametrize("section, line", LINES, ids=[line for _, line in LINES])
+def test_every_example_of_a_key_is_valid_yaml_for_that_key(section: str, line: str) -> None:
+    """The value that an administrator copies from the page is the one that the schema gives."""
+    ((key, value),) = yaml.safe_load(line.replace("\\&", "").replace("\\-", "-").replace("\\e", "\\")).items()
+    declarations = [json.loads(text) for place, path, text in EXPECTED if place == section and path.endswith(key)]
+    assert any(value in declaration.get("examples", []) for declaration in declarations)
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:

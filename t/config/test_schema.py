@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +39,10 @@ def test_every_part_is_described_typed_and_closed(path: str) -> None:
     part = PARTS[path]
     assert "type" in part
     if not path.endswith(".0") or "object" in schema.types(part):
-        assert part["description"].rstrip(".;").count(". ") == (path == "whole"), "one sentence"
-        assert part["description"].endswith(".")
+        description = part["description"]
+        assert description.startswith("If true, ") == ("boolean" in schema.types(part)), "a switch says what it does"
+        assert re.match(r"This (is|key|block|section|list) |If true, ", description), "a sentence with a subject"
+        assert all(re.match(r"[A-Z`].*[a-z].*\.$", each) for each in re.split(r"(?<=\.) (?=[A-Z`])", description))
     if "object" in schema.types(part):
         assert part["additionalProperties"] is False or isinstance(part["additionalProperties"], dict)
     if "array" in schema.types(part):
@@ -48,6 +51,21 @@ def test_every_part_is_described_typed_and_closed(path: str) -> None:
         assert {"minimum", "maximum"} <= part.keys()
     if "pattern" in part:
         assert part["expected"]
+
+
+@pytest.mark.parametrize("path", [path for path, part in PARTS.items() if "object" not in schema.types(part)])
+def test_every_single_value_has_examples_that_are_valid(path: str) -> None:
+    part = PARTS[path]
+    assert part.get("origin") in (None, "pfxhttp", "pfxhttpd")
+    obvious = "boolean" in schema.types(part) or "enum" in part or "items" in part or path.endswith(".0")
+    assert part.get("examples") or obvious
+    validator = jsonschema.Draft202012Validator({**part, "$defs": schema.whole()["$defs"]})
+    for example in part.get("examples", []):
+        assert not list(validator.iter_errors(example))
+        assert example != part.get("default") or path == "server.shutdown_timeout"
+        if "duration" in part:
+            bounds = part["duration"]
+            assert values.seconds(bounds["minimum"]) <= values.seconds(example) <= values.seconds(bounds["maximum"])
 
 
 @pytest.mark.parametrize("path", [path for path, part in PARTS.items() if "default" in part])
