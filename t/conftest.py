@@ -1,31 +1,67 @@
 """Puts the package and the test equipment (`kit`) on the path, whatever directory pytest was started in.
 
-Also: a failing test shows the logs of the daemons it used, and a run that is told to end (TERM, as by a cancelled
-CI job) tears its fixtures down like one that is interrupted from the keyboard. Both are asked for by name, since a
-shell's background command starts with INT ignored.
+Also: a failing test shows the logs of the daemons it used; tests marked `alone` run last and with nothing beside them;
+and a run that is told to end (TERM, as by a cancelled CI job) tears its fixtures down like one that is interrupted from
+the keyboard. Both signals are handled explicitly, since a shell's background command starts with INT ignored.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-for place in (HERE, HERE.parent):
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
+for directory in (HERE, HERE.parent):
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+from kit.exclusive import TestLock  # noqa: E402  found on the path that was set just now
 
 LOG_TAIL = 200
+
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""The variable by which coverage measures the programs that a process starts; set when pytest runs with --cov."""
+
+MEASURED = (
+    "test_cache", "test_commands", "test_descent", "test_listeners", "test_login_life", "test_parking", "test_policy",
+    "test_pools", "test_reload", "test_signals", "test_socket_map", "test_start", "test_status", "test_supervision",
+)  # fmt: skip
+"""The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
+leave little of it unvisited, so the others go without: what is reported is a lower bound."""
+
+_lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 
 def pytest_configure() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
+
+
+def _runs_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_runs_alone)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Waits until the test may run. First of its kind, so that no time limit counts the wait."""
+    with _lock.exclusive() if _runs_alone(item) else _lock.shared(), pytest.MonkeyPatch.context() as patch:
+        if not _children_are_measured(item):
+            patch.delenv(COVERAGE, raising=False)
+        return (yield)
+
+
+def _children_are_measured(item: pytest.Item) -> bool:
+    return "system" not in item.path.parts or (item.path.stem in MEASURED and not _runs_alone(item))
 
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:

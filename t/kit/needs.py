@@ -1,30 +1,35 @@
 """What a test needs of the machine: programs, root, IPv6. Whether a lack fails or skips is decided here alone.
 
 As root on Debian, where `t/run` installs everything, and under CI, a lack is a failure: a suite that skipped what
-it could not find would say nothing. Elsewhere the test is skipped, and pytest's summary names the reason.
+it could not find would say nothing. Elsewhere, and under `t/run --quick`, which installs no Debian package, the test
+is skipped, and pytest's summary names the reason.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from kit import ports
 
-SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
+DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin", str(Path(sys.executable).parent))
+"""Administrators' programs, which are on no user's PATH, and those of the virtual environment."""
 
 
 def strict() -> bool:
     """Whether a missing component is a failure."""
+    if os.environ.get("PFXHTTPD_TEST_QUICK"):
+        return False
     return bool(os.environ.get("CI")) or (os.geteuid() == 0 and Path("/etc/debian_version").exists())
 
 
 def program(name: str) -> str | None:
-    """The path of a program, administrators' directories included."""
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + SYSTEM_DIRECTORIES)
+    """The path of a program, searched for on PATH and in DIRECTORIES; None when it is not there."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *DIRECTORIES]))
 
 
 def _has(what: str) -> bool:

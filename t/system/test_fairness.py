@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import statistics
 
+import pytest
 from kit import ports
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener
 from kit.load import Load
+
+pytestmark = pytest.mark.alone
 
 CLIENTS, WORKERS, ROUNDS = 200, 4, 40
 

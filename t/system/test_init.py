@@ -22,7 +22,6 @@ from kit.logs import Log
 from kit.needs import needs
 
 UNITS = TREE / "init" / "systemd"
-SCRIPTS = ("contrib", "init", "t", ".ci")
 
 
 @pytest.fixture
@@ -273,33 +272,6 @@ def test_a_pid_file_that_was_left(sysv: SysV) -> None:
     finally:
         stranger.kill()
         stranger.wait()
-
-
-# All scripts
-
-
-def scripts() -> list[str]:
-    found = []
-    for place in SCRIPTS:
-        for path in (TREE / place).rglob("*"):
-            if path.is_file() and ".env" not in path.parts and path.stat().st_size < 1 << 20:
-                first = path.read_bytes()[:64].split(b"\n")[0]
-                if re.fullmatch(rb"#!\s*/\S*/(ba|da)?sh( .*)?|#!/usr/bin/env (ba)?sh|#!/sbin/openrc-run", first):
-                    found.append(str(path.relative_to(TREE)))
-    return sorted(found)
-
-
-def test_there_are_scripts() -> None:
-    assert {"t/run", ".ci/run", "contrib/quickstart", "init/sysv/pfxhttpd", "init/openrc/pfxhttpd"} <= set(scripts())
-
-
-@pytest.mark.parametrize("script", scripts())
-def test_shellcheck_finds_nothing(script: str) -> None:
-    needs("shellcheck")
-    # OpenRC's scripts are sh with variables that its runner reads.
-    options = ["--shell=sh", "--exclude=SC2034"] if "openrc" in script else []
-    done = subprocess.run(["shellcheck", *options, script], cwd=TREE, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 def test_the_lsb_header_is_complete() -> None:

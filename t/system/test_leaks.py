@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from kit import ports, proc
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener
 from kit.daemon import Daemon
 from kit.load import Load
 from kit.operator import connections, reload, serving, status, wait_status
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 WORKERS = 4
 LOOKUPS, GENERATIONS, RELOADS = 200_000, 1_000, 100

@@ -16,7 +16,6 @@ import pytest
 from kit import daemon, leash, ports
 from kit.clients import SocketMap
 from kit.logs import Log
-from kit.needs import needs
 
 NEEDED = ("contrib/quickstart", "pfxhttpd", "setup.py", "setup.cfg", "README.md", "LICENSE")
 PATIENCE = 120.0
@@ -241,9 +240,3 @@ def test_a_wrong_command_line(script: Path, arguments: list[str]) -> None:
 def test_help(script: Path) -> None:
     done = run(script, "--help")
     assert done.returncode == 0 and done.stdout.startswith("quickstart [--once]") and "#" not in done.stdout
-
-
-def test_shellcheck_has_nothing_to_say(script: Path) -> None:
-    needs("shellcheck")
-    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
