@@ -1,8 +1,8 @@
-"""The master's children: how they are born, what is known of each, and when a dead one is replaced.
+"""The master's children: how they are forked, what is known of each, and when a dead one is replaced.
 
-A child is in one of these states; the master moves it along the table as it hears from it:
+A child is in one of these states; the master moves it along when it gets the child's messages:
 
-    STARTING --"ready"--> WAITING --"go"--> SERVING --told to leave--> LEAVING --> gone
+    STARTING --READY--> WAITING --START--> SERVING --RETIRE, DRAIN--> LEAVING --> exit
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-READY, MAX_REQUESTS, CONFIG_APPLIED = b"ready", b"tired", b"planned"
-"""What a child tells the master: it can serve; it has served enough; it goes by the new plan."""
+READY, MAX_REQUESTS, CONFIG_APPLIED = b"ready", b"max requests", b"config applied"
+"""Messages to the master: the child can serve; it has answered its number of requests; it uses the new configuration."""
 
-GO, RETIRE, DRAIN = b"go", b"retire", b"dissolve"
-"""What the master tells a child: begin; leave; leave, and put back all who wait, for your pool is no more."""
+START, RETIRE, DRAIN = b"start", b"retire", b"drain"
+"""Messages to a child: serve; leave; leave, and return the pool's queue to parking, because the pool was removed."""
 
 PAUSES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Seconds before a child that died young is replaced, by how often in a row."""
-YOUNG = 10.0
-"""Seconds after which a death no longer counts as one at start."""
+"""Seconds until a child that died early is replaced, by the number of early deaths in a row."""
+EARLY = 10.0
+"""Seconds of life within which a death counts as early."""
+
+PARENT_DEATH_SIGNAL = signal.SIGUSR2
+"""What the kernel sends a child when the master dies (PR_SET_PDEATHSIG, prctl(2))."""
 
 _SIGNALS = (
     signal.SIGHUP,
@@ -32,6 +35,7 @@ _SIGNALS = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGCHLD,
@@ -47,32 +51,32 @@ class State(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Child:
-    """A process of ours. `row` is a worker's on the scoreboard, -1 for the others; `born` is monotonic seconds."""
+    """A child process. `row` is a worker's row on the scoreboard, -1 for other processes; `started_at` is monotonic."""
 
     name: str
     pid: int
     channel: socket.socket
-    born: float
+    started_at: float
     row: int = -1
     state: State = State.STARTING
 
-    def tell(self, word: bytes) -> None:
-        """A word over the channel; a child that is gone or deaf is the supervision's business, not the caller's."""
+    def send(self, message: bytes) -> None:
+        """Send a message. A child that is gone or does not read is the supervisor's concern, not the caller's."""
         try:
-            self.channel.send(word)
+            self.channel.send(message)
         except OSError:
             pass
 
-    def go(self) -> None:
+    def start(self) -> None:
         self.state = State.SERVING
-        self.tell(GO)
+        self.send(START)
 
-    def leave(self, word: bytes) -> None:
+    def retire(self, message: bytes = RETIRE) -> None:
         self.state = State.LEAVING
-        self.tell(word)
+        self.send(message)
 
     def dismiss(self) -> None:
-        """The channel's end of file: there is nothing more to do."""
+        """Close the channel, which ends a child that has nothing left to do."""
         if self.state is not State.LEAVING:
             self.state = State.LEAVING
             self.channel.shutdown(socket.SHUT_RDWR)
@@ -86,60 +90,65 @@ class Child:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A post that is always to be filled: a worker's number in its pool, parking, the cache.
+    """A place that always has a child: a worker's number in its pool, parking, the cache.
 
-    `successor` takes over from `child` once it is ready; `tired` is a child that asks for one. `deaths` counts those in a
-    row that came early.
+    `successor` takes over from `child` once it is ready. `replace` is true while `child` waits for a successor.
+    `early_deaths` counts those in a row. A vacant slot is not filled before `due` (monotonic seconds).
     """
 
     name: str
     child: Child | None = None
     successor: Child | None = None
-    tired: bool = False
-    deaths: int = 0
+    replace: bool = False
+    early_deaths: int = 0
     due: float = 0.0
 
     @property
     def vacant(self) -> bool:
-        """Whether somebody is to be found: there is nobody, or he is tired and has no successor yet."""
-        return self.child is None or (self.tired and self.successor is None)
+        """Whether a child has to be forked for this slot."""
+        return self.child is None or (self.replace and self.successor is None)
 
-    def take(self, child: Child) -> None:
+    @property
+    def children(self) -> list[Child]:
+        return [child for child in (self.child, self.successor) if child is not None]
+
+    def add(self, child: Child) -> None:
         if self.child is None:
             self.child = child
         else:
             self.successor = child
 
-    def succeed(self) -> Child:
-        """The successor takes over; returns who is to leave."""
-        old, self.child, self.successor, self.tired = self.child, self.successor, None, False
-        return old
+    def promote(self) -> Child | None:
+        """Put the successor in its predecessor's place; returns the predecessor, which has to leave."""
+        predecessor, self.child, self.successor, self.replace = self.child, self.successor, None, False
+        return predecessor
 
-    def lost(self, child: Child, now: float) -> None:
-        """The child is gone; if nobody is to follow, the next one is due after a pause that grows."""
+    def on_exit(self, child: Child, now: float) -> None:
+        """The child has exited. If that leaves the slot vacant, the next one is due after a pause that grows."""
         if self.successor is child:
             self.successor = None
         elif self.child is child:
-            self.child, self.successor, self.tired = self.successor, None, False
-        self.deaths = self.deaths if now - child.born < YOUNG else -1
-        self.failed(now)
+            self.promote()
+        self.early_deaths = self.early_deaths if now - child.started_at < EARLY else -1
+        self.on_failure(now)
 
-    def failed(self, now: float) -> None:
-        """Nobody could be had, or not for long."""
-        self.deaths += 1
-        self.due = now + PAUSES[min(self.deaths, len(PAUSES) - 1)]
+    def on_failure(self, now: float) -> None:
+        """No child could be forked, or it did not live long."""
+        self.early_deaths += 1
+        self.due = now + PAUSES[min(self.early_deaths, len(PAUSES) - 1)]
 
 
 def fork(
     name: str,
-    live: Callable[[socket.socket], None],
-    close: Callable[[], Iterable[socket.socket]],
-    failed: Callable[[str], None],
+    run: Callable[[socket.socket], None],
+    unwanted: Callable[[], Iterable[socket.socket]],
+    on_error: Callable[[str], None],
 ) -> Child:
-    """A child that lives `live(channel)` and then ends; `close` gives the master's sockets that are not the child's,
-    and `failed` is told, in the child, of a defect that ends it.
+    """Fork a child that calls `run(channel)` and then exits.
 
-    Nothing of the child's runs beyond `live`: no exit handler, no buffered output of the master's twice over.
+    In the child, `unwanted` gives the master's sockets that it has to close, and `on_error` is called with the place of a
+    defect that ends it. Nothing of the child runs after `run`: no exit handler, and no second flush of the master's
+    buffered output.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -148,18 +157,18 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            _be_child(live, theirs, lambda: [ours, *close()], failed)
+            _run_child(run, theirs, lambda: [ours, *unwanted()], on_error)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     theirs.close()
     return Child(name, pid, ours, time.monotonic())
 
 
-def _be_child(
-    live: Callable[[socket.socket], None],
+def _run_child(
+    run: Callable[[socket.socket], None],
     channel: socket.socket,
-    foreign: Callable[[], Iterable[socket.socket]],
-    failed: Callable[[str], None],
+    unwanted: Callable[[], Iterable[socket.socket]],
+    on_error: Callable[[str], None],
 ) -> None:
     code = os.EX_SOFTWARE
     try:
@@ -167,20 +176,22 @@ def _be_child(
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        for sock in foreign():
+        for sock in unwanted():
             sock.close()
-        live(channel)
+        run(channel)
         code = os.EX_OK
-    except BaseException as error:  # this is the bottom of a process: what is not told here is never told
-        failed(error_location(error))
+    except BaseException as error:  # the bottom of a process: what is not reported here is never reported
+        on_error(error_location(error))
     finally:
         os._exit(code)
 
 
 def error_location(error: BaseException) -> str:
-    """Where a defect showed, without the values that may be secret: the exception's class, file and line."""
-    trail = error.__traceback__
-    while trail is not None and trail.tb_next is not None:
-        trail = trail.tb_next
-    place = f" at {os.path.basename(trail.tb_frame.f_code.co_filename)}:{trail.tb_lineno}" if trail else ""
-    return f"{type(error).__name__}{place}"
+    """The class of an exception with its file and line, without the values in its message, which may be secret."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return type(error).__name__
+    file = os.path.basename(traceback.tb_frame.f_code.co_filename)
+    return f"{type(error).__name__} at {file}:{traceback.tb_lineno}"

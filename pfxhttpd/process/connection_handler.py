@@ -1,6 +1,7 @@
-"""The client that a worker has in hand: hears it, has it answered, and puts it back when others wait.
+"""The connection that a worker serves at the moment: it is read, answered, and released when other work waits.
 
-A client leaves the hand in one of three ways: into parking, by its own end, or by a fault. None of them ends the worker.
+A connection leaves its handler in one of three ways: to parking, by its own end, or by a fault. None of them ends the
+worker.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from pfxhttpd.config.settings import DOVECOT_SASL, Settings
 from pfxhttpd.io import handoff
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
+from pfxhttpd.process import client_io
 from pfxhttpd.process.child import error_location
 from pfxhttpd.process.context import WorkerContext
-from pfxhttpd.service import CloseConnection, log_context
+from pfxhttpd.service import CloseConnection
+from pfxhttpd.service.log_context import connection_fields
 from pfxhttpd.wire import ProtocolError
 
-READ = 65536
-PARKING_PATIENCE = 1.0
-"""Seconds a worker waits for a parking process that takes nothing, before it lets go of a client instead."""
+PARKING_TIMEOUT = 1.0
+"""Seconds that a worker waits for a parking process that takes nothing, before it closes the connection instead."""
 
 
 class Service(Protocol):
-    """Answers one protocol's requests."""
+    """Answers the requests of one protocol."""
 
-    def step(self, client: Connection) -> bytes | None:
-        """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet."""
+    def handle(self, connection: Connection) -> bytes | None:
+        """The reply to the next request in `connection.unread`, which is consumed; None if it is not complete."""
 
 
 class Outcome(enum.Enum):
-    """What came of a look at the client: no whole request, a reply, or a request that the next generation answers."""
+    """What came of a look at the connection: no complete request, a reply, or a request for the next generation."""
 
     NOTHING = enum.auto()
     ANSWERED = enum.auto()
@@ -42,171 +44,149 @@ class Outcome(enum.Enum):
 
 
 class ConnectionHandler:
-    """Holds at most one client. `epoll` is the worker's."""
+    """Holds at most one connection. `epoll` is the worker's."""
 
     def __init__(
         self,
-        post: WorkerContext,
+        context: WorkerContext,
         settings: Settings,
         services: Mapping[str, Service],
         epoll: select.epoll,
         logger: Logger,
     ) -> None:
-        self._post, self._services, self._epoll, self._log = post, services, epoll, logger
+        self._context, self._services, self._epoll, self._log = context, services, epoll, logger
         self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
-        self._idle = settings.server.client_idle_timeout
-        self._client: Connection | None = None
-        self._more = False
-        self._heard_at = 0.0
-        self._watched = self._wanted = 0
+        self._idle_timeout = settings.server.client_idle_timeout
+        self._connection: Connection | None = None
+        self._may_have_request = False
+        self._active_at = 0.0
+        self._watched_for = 0
         self.fd = -1
-        """The client's descriptor; -1 when the hand is empty."""
+        """The connection's descriptor; -1 without one."""
 
     @property
-    def more(self) -> bool:
-        """Whether a whole request may be among what the client has sent and nobody has looked at."""
-        return self._more and not self._client.unsent
+    def has_request(self) -> bool:
+        """Whether a complete request may be among what was received and not looked at."""
+        return self._may_have_request and self._connection is not None and not self._connection.unsent
 
     @property
     def watched(self) -> bool:
-        """Whether epoll tells of this client; true as well of nobody."""
-        return self._client is None or self._watched > 0
+        """Whether epoll reports events of the connection; true as well without one."""
+        return self._connection is None or self._watched_for > 0
 
-    def take(self, fd: int, client: Connection) -> None:
-        """Take a client that has something to say, into the empty hand."""
-        self._client, self.fd = client, fd
-        self._more = bool(client.unread)
-        self._heard_at = time.monotonic()
-        self._post.row.set_held(1)
+    def take(self, fd: int, connection: Connection) -> None:
+        """Take a connection on which something was received. The handler must not hold another one."""
+        self._connection, self.fd = connection, fd
+        self._may_have_request = bool(connection.unread)
+        self._active_at = time.monotonic()
+        self._context.row.set_held(1)
 
     def watch(self) -> None:
-        """Have epoll tell when the client has something to say, or takes more of its reply."""
-        if self._client is None:
+        """Have epoll report when the client sends something, or can take more of its reply."""
+        if self._connection is None:
             return
-        wanted = select.EPOLLOUT if self._client.unsent else select.EPOLLIN
-        if not self._watched:
-            self._epoll.register(self.fd, wanted)
-        elif self._watched != wanted:
-            self._epoll.modify(self.fd, wanted)
-        self._watched = wanted
+        events = select.EPOLLOUT if self._connection.unsent else select.EPOLLIN
+        if not self._watched_for:
+            self._epoll.register(self.fd, events)
+        elif self._watched_for != events:
+            self._epoll.modify(self.fd, events)
+        self._watched_for = events
 
-    def patience(self) -> float | None:
-        """Seconds until the client will have been silent for too long; None for one that may be, or for none."""
-        if self._client is None or self._client.kind == DOVECOT_SASL:
+    def idle_time_left(self) -> float | None:
+        """Seconds until the connection has been silent for too long; None without one, or if it may be silent."""
+        if self._connection is None or self._connection.kind == DOVECOT_SASL:
             return None
-        return self._heard_at + self._idle - time.monotonic()
+        return self._active_at + self._idle_timeout - time.monotonic()
 
     def close_if_idle(self) -> None:
-        patience = self.patience()
-        if patience is not None and patience <= 0:
+        left = self.idle_time_left()
+        if left is not None and left <= 0:
             self._close("idle for too long")
 
     # -- serving ------------------------------------------------------------------------------------------------
 
     def serve(self) -> Outcome:
-        """The client has something to say, or room for more of its reply."""
-        client = self._client
-        if client.unsent:
-            self._write(b"")
+        """The client has sent something, or can take more of its reply."""
+        connection = self._connection
+        if connection is None:
             return Outcome.NOTHING
-        if self._more:
-            return self.step()
         try:
-            data = os.read(self.fd, READ)
-        except BlockingIOError:
-            return Outcome.NOTHING
-        except OSError as error:
-            self._close(error.strerror or "connection lost")
-            return Outcome.NOTHING
-        if not data:
-            self._close("in the middle of a request" if client.unread else "")
-            return Outcome.NOTHING
-        client.unread = client.unread + data if client.unread else data
-        return self.step()
-
-    def step(self) -> Outcome:
-        """Answer the next request among what is unread, if it is whole."""
-        client, post = self._client, self._post
-        if post.board.generation != post.generation:
-            self.release()
-            return Outcome.OUTDATED
-        listener = self._listeners.get(client.endpoint)
-        if listener is not None and listener.kind == client.kind:
-            client.name = listener.name
-        try:
-            reply = self._services[client.kind].step(client)
-        except ProtocolError as error:
-            self._close(f"malformed request: {error}")
-            return Outcome.NOTHING
+            if connection.unsent:
+                client_io.send(self.fd, connection)
+                return Outcome.NOTHING
+            if self._may_have_request or client_io.receive(self.fd, connection):
+                return self.answer()
         except CloseConnection as error:
             self._close(error.reason)
+        return Outcome.NOTHING
+
+    def answer(self) -> Outcome:
+        """Answer the next request among what was received, if it is complete."""
+        connection, context = self._connection, self._context
+        if connection is None:
             return Outcome.NOTHING
+        if context.board.generation != context.generation:
+            self.release()
+            return Outcome.OUTDATED
+        listener = self._listeners.get(connection.endpoint)
+        if listener is not None and listener.kind == connection.kind:
+            connection.name = listener.name
+        try:
+            reply = self._services[connection.kind].handle(connection)
+            self._active_at = time.monotonic()
+            if reply is None:
+                self._may_have_request = False
+                return Outcome.NOTHING
+            self._may_have_request = bool(connection.unread)
+            client_io.send(self.fd, connection, reply)
+            return Outcome.ANSWERED
+        except ProtocolError as error:
+            self._close(f"malformed request: {error}")
+        except CloseConnection as error:
+            self._close(error.reason)
         except Exception as error:  # no input may end a worker: a defect of ours costs one connection
             self._close(f"internal error: {error_location(error)}", error=True)
-            return Outcome.NOTHING
-        self._heard_at = time.monotonic()
-        if reply is None:
-            self._more = False
-            return Outcome.NOTHING
-        self._more = bool(client.unread)
-        self._write(reply)
-        return Outcome.ANSWERED
+        return Outcome.NOTHING
 
-    def _write(self, reply: bytes) -> None:
-        """One send per reply. What the client does not take now is kept, and it is not heard before it has."""
-        client = self._client
-        reply = client.unsent + reply
-        try:
-            sent = os.write(self.fd, reply) if reply else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._close(error.strerror or "connection lost")
-            return
-        client.unsent = reply[sent:]
-
-    # -- letting go ---------------------------------------------------------------------------------------------
+    # -- releasing ----------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Other work goes first: the client queues up behind it, or waits in parking until it speaks."""
-        if self._client is None:
+        """Make way for other work: parking gets the connection, and its next request waits behind those in the queue."""
+        if self._connection is None:
             return
-        if self._watched:
+        if self._watched_for:
             self._epoll.unregister(self.fd)
-        self.park(self.fd, self._client)
-        self._empty()
+        self.park(self.fd, self._connection)
+        self._clear()
 
-    def park(self, fd: int, client: Connection) -> None:
-        """Give a client to parking, this or another that was never in hand."""
-        message = client.pack()
+    def park(self, fd: int, connection: Connection) -> None:
+        """Give a connection to parking: this handler's, or one that it has not taken."""
+        message = connection.pack()
         try:
-            handoff.send(self._post.parking, fd, message)
+            handoff.send(self._context.parking, fd, message)
         except OSError:
             writable = select.poll()
-            writable.register(self._post.parking, select.POLLOUT)
-            writable.poll(PARKING_PATIENCE * 1000)
+            writable.register(self._context.parking, select.POLLOUT)
+            writable.poll(PARKING_TIMEOUT * 1000)
             try:
-                handoff.send(self._post.parking, fd, message)
+                handoff.send(self._context.parking, fd, message)
             except OSError as error:
                 if self._log.info:
-                    reason = f"parking takes no client: {error.strerror}"
-                    self._log.info("Connection closed", **log_context.fields(client), reason=reason)
+                    reason = f"parking does not take it: {error.strerror}"
+                    self._log.info("Connection closed", **connection_fields(connection), reason=reason)
                 os.close(fd)
                 return
-        self._post.row.count_parked()
+        self._context.row.count_parked()
         os.close(fd)
 
     def _close(self, reason: str, error: bool = False) -> None:
-        """End the connection; `reason` is "" when its client ended it, as it may."""
-        say = self._log.error if error else self._log.info
-        if say:
-            given = {"reason": reason} if reason else {}
-            say("Connection closed", **log_context.fields(self._client), **given)
-        os.close(self.fd)
-        self._empty()
+        """End the connection; `reason` is "" if its client ended it, as it may."""
+        if self._connection is not None:
+            client_io.close(self.fd, self._connection, reason, self._log, error)
+            self._clear()
 
-    def _empty(self) -> None:
-        self._client = None
-        self.fd, self._watched = -1, 0
-        self._more = False
-        self._post.row.set_held(0)
+    def _clear(self) -> None:
+        self._connection = None
+        self.fd, self._watched_for = -1, 0
+        self._may_have_request = False
+        self._context.row.set_held(0)

@@ -1,23 +1,23 @@
-"""Where a worker stands, and how it is seen there: what it inherits, its title, its row on the scoreboard."""
+"""What a worker inherits from the master."""
 
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from setproctitle import setproctitle
-
-from pfxhttpd.config.settings import Entry, Pool, Settings
+from pfxhttpd.config.settings import Pool
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.connection_limit import ConnectionLimit
-from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow, padded
+from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Where a worker stands: what it inherits from the master, and the name under which `ps` shows it."""
+    """`title` names the worker in `ps`. `listeners` are sockets by endpoint; `ready` receives connections that have
+    something to read, `parking` takes those that have not, and `channel` leads to the master. `targets` maps each target
+    to its row on the scoreboard.
+    """
 
     title: str
     pool: Pool
@@ -31,36 +31,5 @@ class WorkerContext:
     max_connections: int
     generation: int
     targets: Mapping[str, int]
-    store: CacheClient
+    cache: CacheClient
     connection_limit: ConnectionLimit
-
-
-class WorkerStatus:
-    """The process title and the scoreboard's row, told by `Backend` what is being asked."""
-
-    def __init__(self, post: WorkerContext, settings: Settings) -> None:
-        self._row = post.row
-        prefix = f"pfxhttpd: worker {post.title} "
-        self._idle = prefix + "idle"
-        self._shown = ""
-        self._asking = {
-            id(entry): (prefix + entry.name, padded(entry.name))
-            for entries in settings.entries.values()
-            for entry in entries.values()
-        }
-
-    def begin(self, entry: Entry, deadline: float) -> None:
-        title, name = self._asking[id(entry)]
-        self._row.busy(name, time.monotonic(), deadline)
-        if self._shown is not title:
-            self._shown = title
-            setproctitle(title)
-
-    def end(self) -> None:
-        self._row.idle()
-
-    def rest(self) -> None:
-        """Nothing is to be done: show it."""
-        if self._shown is not self._idle:
-            self._shown = self._idle
-            setproctitle(self._idle)

@@ -1,4 +1,4 @@
-"""Where the master is spoken to: connections to the control socket, each with one question and one answer."""
+"""The server side of the control socket: each connection carries one request and one reply."""
 
 from __future__ import annotations
 
@@ -11,89 +11,91 @@ from typing import Any
 from pfxhttpd.io import control
 
 ControlClient = socket.socket
-"""A connection whose question has been read and whose answer is still owed."""
+"""A connection whose request has been read and whose reply is still to be sent."""
 
 Command = Callable[[ControlClient, Mapping[str, Any]], None]
-"""What is done about a question, which is handed over with the asker; the answer may come soon or late."""
+"""Carries out a request. It gets the client as well, because the reply may be sent later."""
 
-MOST = 64
-"""Connections at once; an administrator needs one."""
+MAX_CLIENTS = 64
+"""Connections at the same time; an administrator needs one."""
+SEND_BUFFER = 1 << 20
+"""Bytes of the kernel's buffer, so that a whole status is sent without waiting for its reader."""
 
 
-def answer(askers: list[ControlClient], message: Mapping[str, Any]) -> None:
-    """Answer and close. Whoever does not take the answer at once does not get it: the master waits for nobody."""
-    for asker in askers:
+def reply(clients: list[ControlClient], message: Mapping[str, Any]) -> None:
+    """Send the reply and close. A client that cannot take it at once does not get it: the master waits for no client."""
+    for client in clients:
         try:
-            asker.send(control.encode(message))
+            client.send(control.encode(message))
         except OSError:
             pass
-        asker.close()
+        client.close()
 
 
-def refuse(askers: list[ControlClient], reason: str) -> None:
-    answer(askers, {"ok": False, "reason": reason})
+def refuse(clients: list[ControlClient], reason: str) -> None:
+    reply(clients, {"ok": False, "reason": reason})
 
 
 class ControlServer:
-    """`commands` maps what can be asked to what is done about it."""
+    """`commands` maps the name of each command to what carries it out."""
 
     def __init__(
         self,
-        where: str,
+        directory: str,
         owner: tuple[int, int] | None,
         selector: selectors.BaseSelector,
         commands: Mapping[str, Command],
     ) -> None:
-        """Raises `control.ControlError`."""
-        self._where, self._selector, self._commands = where, selector, commands
-        self._control = control.bind(where, owner)
-        self._heard: dict[ControlClient, bytes] = {}
-        self._selector.register(self._control, selectors.EVENT_READ, self._open)
+        """Binds the socket in the runtime directory. Raises SetupError."""
+        self._directory, self._selector, self._commands = directory, selector, commands
+        self._socket = control.bind(directory, owner)
+        self._received: dict[ControlClient, bytes] = {}
+        self._selector.register(self._socket, selectors.EVENT_READ, self._accept)
 
     def sockets(self) -> list[socket.socket]:
-        """What a child has no business with."""
-        return [self._control, *self._heard]
+        """The sockets that no child may keep."""
+        return [self._socket, *self._received]
 
     def close(self) -> None:
-        self._selector.unregister(self._control)
-        self._control.close()
-        control.remove(self._where)
+        self._selector.unregister(self._socket)
+        self._socket.close()
+        control.remove(self._directory)
 
-    def _open(self) -> None:
+    def _accept(self) -> None:
         try:
-            asker, _ = self._control.accept()
+            client, _ = self._socket.accept()
         except OSError:
             return
-        asker.setblocking(False)
-        if len(self._heard) >= MOST or not control.allowed(asker, os.geteuid()):
-            asker.close()
+        client.setblocking(False)
+        if len(self._received) >= MAX_CLIENTS or not control.allowed(client, os.geteuid()):
+            client.close()
             return
-        asker.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a whole status, without waiting for its reader
-        self._heard[asker] = b""
-        self._selector.register(asker, selectors.EVENT_READ, lambda: self._hear(asker))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self._received[client] = b""
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._read(client))
 
-    def _hear(self, asker: ControlClient) -> None:
+    def _read(self, client: ControlClient) -> None:
         try:
-            data = asker.recv(control.LONGEST)
+            data = client.recv(control.LONGEST)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        line = self._heard[asker] = self._heard[asker] + data
+        line = self._received[client] = self._received[client] + data
         if data and b"\n" not in line and len(line) < control.LONGEST:
             return
-        self._selector.unregister(asker)
-        del self._heard[asker]
+        self._selector.unregister(client)
+        del self._received[client]
         if not data:
-            asker.close()
+            client.close()
             return
         try:
             request = control.parse(line.partition(b"\n")[0])
         except control.ControlError as error:
-            refuse([asker], str(error))
+            refuse([client], str(error))
             return
         command = self._commands.get(str(request.get("command")))
         if command:
-            command(asker, request)
+            command(client, request)
         else:
-            refuse([asker], f"what can be asked is {', '.join(self._commands)}")
+            refuse([client], f"what can be asked is {', '.join(self._commands)}")

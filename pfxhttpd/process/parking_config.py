@@ -1,4 +1,4 @@
-"""What the master tells parking of a configuration, and how it travels: as one message, with descriptors beside it."""
+"""What the master tells parking about a configuration. It is sent as one message, with descriptors beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_DESCRIPTORS = 253
 
 @dataclass(frozen=True, slots=True)
 class SaslListener:
-    """A SASL listener: its address, its entry, and the mechanisms that its clients are offered, by name."""
+    """A SASL listener: its endpoint, its entry's name, and the names of the mechanisms that its clients are offered."""
 
     endpoint: str
     name: str
@@ -23,24 +23,28 @@ class SaslListener:
 
 @dataclass(frozen=True, slots=True)
 class ParkingConfig:
-    """What parking knows of a configuration: which pool serves a listener, when the silent are let go, how many
-    connections there may be, the doors that it opens itself, and what it is to log."""
+    """What parking knows about a configuration.
+
+    `pools` maps a listener's endpoint to the index of the pool that serves it; `default_pool` serves connections whose
+    listener was removed. A silent connection is closed after `idle_timeout` seconds. `max_connections` bounds the
+    connections of the whole server.
+    """
 
     pools: Mapping[str, int]
-    default: int
-    idle: float
-    most: int
-    doors: tuple[SaslListener, ...]
+    default_pool: int
+    idle_timeout: float
+    max_connections: int
+    sasl_listeners: tuple[SaslListener, ...]
     logging: Logging
 
     def pack(self, added: list[int]) -> bytes:
-        """The plan as an order; the senders of the pools `added` go along as descriptors, then the doors."""
-        doors = [(door.endpoint, door.name, door.mechanisms) for door in self.doors]
-        return marshal.dumps(
-            (dict(self.pools), self.default, self.idle, self.most, doors, astuple(self.logging), added)
-        )
+        """The message. The queue senders of the pools `added` accompany it as descriptors, then the SASL listeners."""
+        listeners = [astuple(listener) for listener in self.sasl_listeners]
+        fields = (dict(self.pools), self.default_pool, self.idle_timeout, self.max_connections, listeners)
+        return marshal.dumps((*fields, astuple(self.logging), added))
 
     @classmethod
     def unpack(cls, message: bytes) -> tuple[ParkingConfig, list[int]]:
-        pools, default, idle, most, doors, logging, added = marshal.loads(message)
-        return cls(pools, default, idle, most, tuple(SaslListener(*door) for door in doors), Logging(*logging)), added
+        """The inverse of `pack`: the configuration, and the indexes of the pools that were added."""
+        *fields, listeners, logging, added = marshal.loads(message)
+        return cls(*fields, tuple(SaslListener(*listener) for listener in listeners), Logging(*logging)), added

@@ -1,14 +1,17 @@
-"""What a worker works with: its session with the backends, and a service per protocol. Made once, after the fork."""
+"""What a worker serves with: the transport to the backends, and a service per protocol. Built once, after the fork."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, HttpClient, Settings
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
-from pfxhttpd.process.context import WorkerContext, WorkerStatus
+from pfxhttpd.process.connection_handler import Service
+from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.rules.breaker import BreakerRule
 from pfxhttpd.service.backend import Backend, plain_target
 from pfxhttpd.service.breaker import SharedBreaker
@@ -16,56 +19,65 @@ from pfxhttpd.service.cache import CacheBuffer
 from pfxhttpd.service.policy import PolicyService
 from pfxhttpd.service.sasl import SaslService
 from pfxhttpd.service.socketmap import SocketMapService
+from pfxhttpd.service.worker_status import WorkerStatus
 
 PROBE_GRACE = 10.0
 """Seconds past its timeout after which a probe counts as lost with its worker."""
-PATIENCE = 0.5
-"""Seconds that a worker waits for the cache before it serves without."""
-SETTLE = 0.05
-"""Part of its timeout that a worker whose request took all of it lets pass, if need be, before it asks again."""
+CACHE_TIMEOUT = 0.5
+"""Seconds that a worker waits for the cache at its start before it serves without."""
+OUTCOME_WAIT = 0.05
+"""Part of its timeout that a worker waits, after a request that timed out, for the outcomes of others sent with it."""
 
 
+@dataclass(frozen=True, slots=True)
 class Services:
-    """`services` answer by the kind of client; `transport` and `memory` want to be tended when there is time."""
+    """`by_kind` has the service for each kind of connection. `transport` and `cache` have to be maintained."""
 
-    def __init__(
-        self, post: WorkerContext, settings: Settings, context: ssl.SSLContext, titles: WorkerStatus, logger: Logger
-    ) -> None:
-        server = settings.server
-        self.transport = Transport(
-            context,
-            idle=server.http_client.idle_connection_timeout,
-            max_idle=_share(server.http_client, post.pool.max_workers),
-            limiter=post.connection_limit,
-        )
-        if server.response_cache.enabled:
-            post.store.connect(PATIENCE)
-        self.memory = CacheBuffer(post.store, post.board.cache, server.response_cache)
-        session = DirectSession(self.transport)
+    by_kind: Mapping[str, Service]
+    transport: Transport
+    cache: CacheBuffer
+    status: WorkerStatus
 
-        def backend(entry: Entry) -> Backend:
-            return Backend(entry, server, session, titles, _fuse(entry, post, settings, logger))
 
-        maps, policies, logins = (
-            {name: backend(entry) for name, entry in settings.entries[kind].items()}
-            for kind in (SOCKET_MAP, POLICY_SERVICE, DOVECOT_SASL)
-        )
-        self.services = {
-            SOCKET_MAP: SocketMapService(maps, self.memory, server.socketmap_max_reply_size, logger),
-            POLICY_SERVICE: PolicyService(policies, self.memory, logger),
-            DOVECOT_SASL: SaslService(logins, logger),
+def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logger: Logger) -> Services:
+    """The services of a worker. `tls` holds for all backends."""
+    server = settings.server
+    entries = [entry for section in settings.entries.values() for entry in section.values()]
+    status = WorkerStatus(context.row, context.title, entries)
+    transport = Transport(
+        tls,
+        idle=server.http_client.idle_connection_timeout,
+        max_idle=_idle_connections(server.http_client, context.pool.max_workers),
+        limiter=context.connection_limit,
+    )
+    if server.response_cache.enabled:
+        context.cache.connect(CACHE_TIMEOUT)
+    cache = CacheBuffer(context.cache, context.board.cache, server.response_cache)
+    session = DirectSession(transport)
+
+    def backends(kind: str) -> dict[str, Backend]:
+        return {
+            name: Backend(entry, server, session, status, _breaker(entry, context, settings, logger))
+            for name, entry in settings.entries[kind].items()
         }
 
+    by_kind: dict[str, Service] = {
+        SOCKET_MAP: SocketMapService(backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, logger),
+        POLICY_SERVICE: PolicyService(backends(POLICY_SERVICE), cache, logger),
+        DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger),
+    }
+    return Services(by_kind, transport, cache, status)
 
-def _share(client: HttpClient, workers: int) -> int:
-    """How many unused connections one worker may keep: its part of all, but one at least unless none are wanted."""
+
+def _idle_connections(client: HttpClient, workers: int) -> int:
+    """How many unused connections one worker may keep: its part of all, but at least one unless none are wanted."""
     if not (client.max_idle_connections and client.max_idle_connections_per_host):
         return 0
     return max(1, client.max_idle_connections // workers)
 
 
-def _fuse(entry: Entry, post: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:
+def _breaker(entry: Entry, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:
     breaker = settings.server.circuit_breaker
-    rule = BreakerRule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE, entry.timeout * SETTLE)
-    probes = max(1, post.pool.max_workers // 2)
-    return SharedBreaker(post.board, post.targets[entry.target], rule, probes, plain_target(entry.target), logger)
+    rule = BreakerRule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE, entry.timeout * OUTCOME_WAIT)
+    probes = max(1, context.pool.max_workers // 2)
+    return SharedBreaker(context.board, context.targets[entry.target], rule, probes, plain_target(entry.target), logger)

@@ -1,13 +1,13 @@
-"""A worker: one synchronous process that takes a client, answers what it asks, and takes the next.
+"""A worker: a synchronous process that takes a connection, answers its request, and takes the next.
 
-    born      forked by the master, with its pool's listeners and ready queue
-    ready     its sessions and templates are made; it waits for the master's word
-    serving   takes clients that have something to say; keeps the last one until other work shows up
-    leaving   told so by the master, by SIGTERM, or by the master's death: parks what it holds, and goes
+    start     forked by the master, with its pool's listeners and ready queue
+    wait      its services are built; it waits for the master's START
+    serve     takes connections on which something was received; keeps the last one until other work shows up
+    leave     told by the master, by SIGTERM, or by the master's death: parks what it holds, and exits
 
-It never waits for a client. New connections and ready clients are woken for with EPOLLEXCLUSIVE, which wakes one
-sleeper per arrival; so the one that wakes takes one of everything it was woken for, before it looks at the client in
-hand, and parks what it cannot serve now. Nothing is then left waiting while another worker sleeps (epoll_ctl(2)).
+It never waits for a client. New and ready connections wake it by EPOLLEXCLUSIVE, which wakes one sleeper per arrival.
+So a worker that wakes takes one of everything it was woken for before it looks at the connection that it holds, and
+parks what it cannot serve now. Then nothing is left waiting while another worker sleeps (epoll_ctl(2)).
 """
 
 from __future__ import annotations
@@ -18,229 +18,216 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.io import listen
 from pfxhttpd.io.handoff import Connection, Receiver
 from pfxhttpd.io.log import Logger
-from pfxhttpd.process.child import DRAIN, GO, MAX_REQUESTS, READY
+from pfxhttpd.process import services
+from pfxhttpd.process.acceptor import RETRY_INTERVAL, Acceptor
+from pfxhttpd.process.child import DRAIN, MAX_REQUESTS, READY, START
 from pfxhttpd.process.connection_handler import ConnectionHandler, Outcome
-from pfxhttpd.process.context import WorkerContext, WorkerStatus
-from pfxhttpd.process.services import Services
-from pfxhttpd.service import log_context
+from pfxhttpd.process.context import WorkerContext
 
-CROWDED_PAUSE = 0.2
-"""Seconds between looks at the queue and the number of connections while either is at its limit and nothing is accepted."""
-FLUSH_PAUSE = 0.01
-"""Seconds of silence after which what is to be remembered goes to the cache."""
+FLUSH_DELAY = 0.01
+"""Seconds without work after which pending writes go to the cache."""
 
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 class Worker:
-    def __init__(self, post: WorkerContext, settings: Settings, context: ssl.SSLContext, logger: Logger) -> None:
-        self._post, self._log = post, logger
-        self._titles = WorkerStatus(post, settings)
-        equipment = Services(post, settings, context, self._titles, logger)
-        self._transport, self._memory = equipment.transport, equipment.memory
+    def __init__(self, context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logger: Logger) -> None:
+        self._context = context
+        built = services.build(context, settings, tls, logger)
+        self._transport, self._cache, self._status = built.transport, built.cache, built.status
         self._epoll = select.epoll()
-        self._hand = ConnectionHandler(post, settings, equipment.services, self._epoll, logger)
-        self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
-        self._doors = {sock.fileno(): (sock, where) for where, sock in post.listeners.items()}
-        self._door_open = self._crowded = False
-        self._receiver = Receiver(post.ready)
-        self._sated = False
-        self._leaving = self._dissolving = False
-        most = post.pool.max_requests
-        self._tired_at = most + random.randrange(most // 10 + 1) if most else 0
+        self._handler = ConnectionHandler(context, settings, built.by_kind, self._epoll, logger)
+        self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, logger)
+        listeners = {listener.endpoint: listener for listener in settings.server.listen}
+        self._acceptor.replace(
+            [
+                (sock, (listeners[endpoint].kind, listeners[endpoint].name, endpoint))
+                for endpoint, sock in context.listeners.items()
+            ],
+            logger,
+        )
+        self._receiver = Receiver(context.ready)
+        self._at_limit = False
+        self._had_turn = False
+        self._leaving = self._draining = False
+        limit = context.pool.max_requests
+        self._last_request = limit + random.randrange(limit // 10 + 1) if limit else 0
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """From ready to gone."""
-        self._titles.rest()
-        waking = self._take_signals()
-        channel = self._post.channel
-        self._orders: dict[int, Callable[[], None]] = {channel.fileno(): self._obey, waking.fileno(): self._leave}
+        """From start to exit."""
+        self._status.show_idle()
+        signals = self._take_signals()
+        channel = self._context.channel
+        self._controls: dict[int, Callable[[], None]] = {
+            channel.fileno(): self._read_channel,
+            signals.fileno(): self._leave,
+        }
         try:
             channel.send(READY)
         except OSError:
             return
         channel.setblocking(True)
-        if channel.recv(16) != GO:
+        if channel.recv(16) != START:
             return
         channel.setblocking(False)
-        for fd in self._orders:
+        for fd in self._controls:
             self._epoll.register(fd, select.EPOLLIN)
         self._epoll.register(self._receiver.fileno(), _EXCLUSIVE)
-        self._post.row.idle()
+        self._context.row.idle()
         while not self._leaving:
             self._turn()
-        self._go()
+        self._hand_over()
 
     def _take_signals(self) -> socket.socket:
-        """SIGTERM retires this worker alone; the others are the master's business."""
-        heard, written = socket.socketpair()
-        for end in (heard, written):
+        """SIGTERM retires this worker alone; other signals are for the master."""
+        reader, self._signal_writer = socket.socketpair()
+        for end in (reader, self._signal_writer):
             end.setblocking(False)
-        self._signal_end = written
-        signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, _noted)
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(ignored, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, _ignore)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return heard
+        return reader
 
-    def _obey(self) -> None:
+    def _read_channel(self) -> None:
         try:
-            order = self._post.channel.recv(16)
+            message = self._context.channel.recv(16)
         except BlockingIOError:
             return
         except OSError:
-            order = b""
-        self._dissolving = order == DRAIN
-        if order != GO:
+            message = b""
+        self._draining = message == DRAIN
+        if message != START:
             self._leave()
 
     def _leave(self) -> None:
         self._leaving = True
-        self._post.row.leaving()
+        self._context.row.leaving()
 
-    def _go(self) -> None:
-        """Take along nothing: what this worker was woken for would otherwise wait for nobody."""
-        for fd, client in self._arrivals(self._epoll.poll(0)):
-            self._hand.park(fd, client)
-        while self._dissolving and (waiting := self._receiver.receive()):
-            self._post.row.count_taken()
-            self._hand.park(*waiting)
-        self._hand.release()
-        self._memory.flush()
+    def _hand_over(self) -> None:
+        """Park everything that this worker was woken for and has not served; no other worker is woken for it."""
+        for fd, connection in self._arrivals(self._epoll.poll(0)):
+            self._handler.park(fd, connection)
+        while self._draining and (received := self._receiver.receive()):
+            self._context.row.count_taken()
+            self._handler.park(*received)
+        self._handler.release()
+        self._cache.flush()
         self._transport.close()
 
     # -- one turn -----------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Wait for something, take it, serve one request."""
-        self._update_listeners()
-        hand = self._hand
-        more = hand.more
-        events = self._epoll.poll(0) if more or not hand.watched else ()
-        if not events and not more:
+        self._update_acceptor()
+        handler = self._handler
+        has_request = handler.has_request
+        events: Sequence[tuple[int, int]] = self._epoll.poll(0) if has_request or not handler.watched else ()
+        if not events and not has_request:
             events = self._sleep()
         arrivals = self._arrivals(events)
         if arrivals:
-            hand.release()
+            handler.release()
             first, *others = arrivals
-            for fd, client in others:
-                hand.park(fd, client)
-            hand.take(*first)
-            self._sated = True
-            self._note(hand.serve())
-        elif more:
-            self._note(hand.step())
-        elif any(fd == hand.fd for fd, _ in events):
-            self._note(hand.serve())
+            for fd, connection in others:
+                handler.park(fd, connection)
+            handler.take(*first)
+            self._had_turn = True
+            self._after(handler.serve())
+        elif has_request:
+            self._after(handler.answer())
+        elif any(fd == handler.fd for fd, _ in events):
+            self._after(handler.serve())
         elif not events:
-            self._memory.flush()
+            self._cache.flush()
             self._transport.expire(time.monotonic())
-            hand.close_if_idle()
+            handler.close_if_idle()
 
-    def _sleep(self) -> list[tuple[int, int]]:
-        """Nothing is to be done: show it, and wait, behind the others if this worker has just had its share."""
-        self._hand.watch()
-        self._titles.rest()
-        if self._sated:
-            self._queue_up()
-        return self._epoll.poll(self._patience())
+    def _sleep(self) -> Sequence[tuple[int, int]]:
+        """Wait for work, behind the other workers if this one has just had a turn."""
+        self._handler.watch()
+        self._status.show_idle()
+        if self._had_turn:
+            self._requeue()
+        return self._epoll.poll(self._sleep_timeout())
 
-    def _note(self, outcome: Outcome) -> None:
-        """What is owed after a look at the client, and after its answer."""
+    def _after(self, outcome: Outcome) -> None:
+        """What has to be done after a look at the connection, once its client has the reply."""
         if outcome is Outcome.ANSWERED:
-            row = self._post.row
+            row = self._context.row
             row.count_request()
-            if row.requests == self._tired_at:
-                self._tell(MAX_REQUESTS)
-            self._memory.tend()
+            if row.requests == self._last_request:
+                self._send(MAX_REQUESTS)
+            self._cache.flush_if_due()
         elif outcome is Outcome.OUTDATED and not self._leaving:
-            # The next generation serves; the word to leave is on its way.
-            self._post.channel.setblocking(True)
-            self._obey()
+            # The next generation serves; the message to leave is on its way.
+            self._context.channel.setblocking(True)
+            self._read_channel()
 
-    def _queue_up(self) -> None:
-        """Go behind the other sleepers: the kernel wakes the first, and that is to be one with nobody in hand. So, with
-        no more clients than workers, each client soon has a worker that keeps it."""
-        self._sated = False
-        for fd in (self._receiver.fileno(), *(self._doors if self._door_open else ())):
-            self._epoll.unregister(fd)
-            self._epoll.register(fd, _EXCLUSIVE)
+    def _requeue(self) -> None:
+        """Wait behind the other sleepers: the kernel wakes the first of them, and that should be one without a
+        connection. So with no more connections than workers, each soon has a worker that keeps it."""
+        self._had_turn = False
+        self._epoll.unregister(self._receiver.fileno())
+        self._epoll.register(self._receiver.fileno(), _EXCLUSIVE)
+        self._acceptor.requeue()
 
-    def _arrivals(self, events: list[tuple[int, int]]) -> list[tuple[int, Connection]]:
-        """One client of everything shared that this worker was woken for."""
+    def _arrivals(self, events: Sequence[tuple[int, int]]) -> list[tuple[int, Connection]]:
+        """One connection of everything shared that this worker was woken for."""
         arrivals = []
         for fd, _ in events:
             if fd == self._receiver.fileno():
-                taken = self._receiver.receive()
-                if taken:
-                    self._post.row.count_taken()
-                    arrivals.append(taken)
-            elif fd in self._doors:
-                accepted = self._accept(*self._doors[fd])
+                received = self._receiver.receive()
+                if received:
+                    self._context.row.count_taken()
+                    arrivals.append(received)
+            elif fd in self._acceptor:
+                accepted = self._accept(fd)
                 if accepted:
                     arrivals.append(accepted)
-            elif fd in self._orders:
-                self._orders[fd]()
+            elif fd in self._controls:
+                self._controls[fd]()
         return arrivals
 
-    def _patience(self) -> float | None:
-        """Seconds to sleep at most; for ever when there is nothing to let go of."""
-        waits = [wait for wait in (self._hand.patience(),) if wait is not None]
-        if not self._door_open:
-            waits.append(CROWDED_PAUSE)  # nobody wakes a worker to tell that the queue or the server has room again
-        if self._memory.pending:
-            waits.append(FLUSH_PAUSE)
-        if self._transport.next_expiry is not None:
-            waits.append(self._transport.next_expiry)
-        return max(0.0, min(waits)) if waits else None
+    def _accept(self, fd: int) -> tuple[int, Connection] | None:
+        self._at_limit = self._context.board.connections >= self._context.max_connections
+        return None if self._at_limit else self._acceptor.accept(fd)
 
-    # -- the doors ----------------------------------------------------------------------------------------------
-
-    def _update_listeners(self) -> None:
+    def _update_acceptor(self) -> None:
         """Accept nothing while the pool's queue is full or the server holds all the connections it may."""
-        post = self._post
-        if self._crowded:
-            self._crowded = post.board.connections >= post.max_connections
-        opened = not self._crowded and post.pool_row.waiting < post.pool.max_queue
-        if opened is self._door_open:
-            return
-        self._door_open = opened
-        for fd in self._doors:
-            if opened:
-                self._epoll.register(fd, _EXCLUSIVE)
-            else:
-                self._epoll.unregister(fd)
+        context = self._context
+        if self._at_limit:
+            self._at_limit = context.board.connections >= context.max_connections
+        self._acceptor.update(not self._at_limit and context.pool_row.waiting < context.pool.max_queue)
 
-    def _accept(self, door: socket.socket, where: str) -> tuple[int, Connection] | None:
-        self._crowded = self._post.board.connections >= self._post.max_connections
-        if self._crowded:
-            return None
+    def _sleep_timeout(self) -> float | None:
+        """Seconds to sleep at most; None if nothing is due."""
+        due = []
+        idle_time_left = self._handler.idle_time_left()
+        if idle_time_left is not None:
+            due.append(idle_time_left)
+        if self._acceptor.paused:
+            due.append(RETRY_INTERVAL)
+        if self._cache.pending:
+            due.append(FLUSH_DELAY)
+        if self._transport.next_expiry is not None:
+            due.append(self._transport.next_expiry)
+        return max(0.0, min(due)) if due else None
+
+    def _send(self, message: bytes) -> None:
         try:
-            sock, address = door.accept()
+            self._context.channel.send(message)
         except OSError:
-            return None
-        sock.setblocking(False)
-        listener = self._listeners[where]
-        client = Connection(listener.kind, listener.name, where, listen.peer_name(sock, address), time.monotonic())
-        if self._log.info:
-            self._log.info("New connection established", **log_context.fields(client), listener=listener.name)
-        return sock.detach(), client
-
-    def _tell(self, word: bytes) -> None:
-        try:
-            self._post.channel.send(word)
-        except OSError:
-            pass  # the master is gone, and the channel's end of file will say so
+            pass  # the master is gone, and the channel's end of file will report it
 
 
-def _noted(*_: object) -> None:
-    """Signals arrive through the wakeup descriptor; a handler has to exist for that."""
+def _ignore(*_: object) -> None:
+    """Signals arrive through the wakeup descriptor, which needs a handler to be set."""

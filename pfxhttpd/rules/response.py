@@ -1,26 +1,87 @@
-"""What asking a backend comes to: an answer, or a failure to get one."""
+"""What asking a backend comes to: a response that can be judged, or an error, which is always temporary.
+
+A response counts as a backend failure for any status that says so (5xx, 408, 425, 429) and for a body that is not the
+JSON it has to be. Whatever leaves a doubt is an error, so that absence is never invented.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pfxhttpd.config.settings import Entry
+
+JSON = Any
+"""What json.loads returns: dict, list, str, int, float, bool or None."""
+
+_OVERLOADED = frozenset({408, 425, 429})
+_BLANKS = " \t\r\n"
+_BOM = b"\xef\xbb\xbf"
 
 
 class BackendResponse(NamedTuple):
-    """An HTTP response, complete. Header names are lower case; the body is decompressed."""
+    """A complete HTTP response. Header names are in lower case; the body is decompressed.
+
+    `document` is the body's JSON once `with_document` has read it.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    document: JSON = None
 
 
 class BackendError(Exception):
-    """No answer that could be judged: the backend's, the network's or a token's fault, and temporary.
+    """There is no response that could be judged. The cause is the backend, the network or a token; it is temporary.
 
-    `reason` is one line and carries no secret. `timeout` tells whether the deadline passed.
+    `reason` is one line without secrets. `timeout` is true if the deadline passed. `status` is the response's status
+    code, 0 if there was none or if the response itself was broken.
     """
 
-    def __init__(self, reason: str, timeout: bool = False) -> None:
+    def __init__(self, reason: str, timeout: bool = False, status: int = 0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.timeout = timeout
+        self.status = status
+
+
+def check_status(status: int) -> None:
+    """Raises BackendError for a status that means a backend failure."""
+    if 500 <= status <= 599 or status in _OVERLOADED:
+        raise BackendError(f"backend answered with status code {status}", status=status)
+
+
+def with_document(entry: Entry, response: BackendResponse) -> BackendResponse:
+    """The response with its JSON read, if its status is one that the entry expects.
+
+    Raises BackendError for a status that means a backend failure, and for a body that is no JSON.
+    """
+    status, headers, body, _ = response
+    if status in entry.status_codes:
+        return BackendResponse(status, headers, body, parse(body))
+    check_status(status)
+    return response
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_raw_decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode
+
+
+def parse(body: bytes) -> JSON:
+    """The JSON object or array that a body consists of. Raises BackendError for anything else."""
+    if body.startswith(_BOM):
+        body = body[3:]
+    try:
+        text = body.decode().strip(_BLANKS)
+        document, end = _raw_decode(text)
+    except (ValueError, RecursionError):  # UnicodeDecodeError and numbers of too many digits are ValueErrors
+        raise BackendError("backend's answer is no JSON" if body else "backend's answer is empty") from None
+    if end != len(text):
+        raise BackendError("backend's answer has something behind its JSON")
+    if type(document) is not dict and type(document) is not list:
+        raise BackendError("backend's answer is neither a JSON object nor an array")
+    return document

@@ -1,30 +1,26 @@
-"""From a backend's answer to the reply: what is a value, what is absence, what is an error, and what is in doubt.
+"""From a backend's response to the reply: what is a value, what is absence, and what is an error.
 
-Absence (`NOTFOUND`, `DUNNO`) comes only from a JSON document that the backend sent with an expected status. Whatever
-leaves a doubt raises BackendFailure, which is temporary and may be answered from the cache.
+Absence (`NOTFOUND`, `DUNNO`) comes only from a JSON document that the backend sent with an expected status. Responses
+that leave a doubt do not get here: `response.with_document` has raised BackendError for them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
-from pfxhttpd.rules.response import BackendError, BackendResponse
-from pfxhttpd.rules.value import JSON, UnsupportedValue, find, render
+from pfxhttpd.rules.response import JSON, BackendError, BackendResponse
+from pfxhttpd.rules.value import UnsupportedValue, find, render
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.socketmap import NOT_FOUND, SocketMapReply
 from pfxhttpd.wire.text import clean, one_line
 
-_BLANKS = " \t\r\n"
-_BOM = b"\xef\xbb\xbf"
-_OVERLOADED = frozenset({408, 425, 429})
 _UNNAMED_ERROR = "backend reports an error"
 
 
 class MapVerdict(NamedTuple):
-    """The reply to a lookup and whether to remember it. `problem` is a line for the log, "" when all is well."""
+    """The reply to a lookup, and whether the cache may keep it. `problem` is a line for the log, "" without a problem."""
 
     reply: SocketMapReply
     cacheable: bool
@@ -32,7 +28,7 @@ class MapVerdict(NamedTuple):
 
 
 class PolicyVerdict(NamedTuple):
-    """The action for a policy request and whether to remember it. `problem` as in MapVerdict."""
+    """The action for a policy request, and whether the cache may keep it. `problem` is as in MapVerdict."""
 
     action: str
     cacheable: bool
@@ -43,61 +39,37 @@ _ABSENT = MapVerdict(NOT_FOUND, False)
 _DUNNO = PolicyVerdict(policy.DUNNO, False)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-_raw_decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode
-
-
-def parse(answer: BackendResponse) -> JSON:
-    """The JSON object or array in the answer's body. Raises BackendFailure for anything else."""
-    body = answer.body
-    if body.startswith(_BOM):
-        body = body[3:]
-    try:
-        text = body.decode().strip(_BLANKS)
-        document, end = _raw_decode(text)
-    except (ValueError, RecursionError):  # UnicodeDecodeError and numbers of too many digits are ValueErrors
-        raise BackendError("backend's answer is no JSON" if body else "backend's answer is empty") from None
-    if end != len(text):
-        raise BackendError("backend's answer has something behind its JSON")
-    if type(document) is not dict and type(document) is not list:
-        raise BackendError("backend's answer is neither a JSON object nor an array")
-    return document
-
-
-def map_reply(entry: Entry, answer: BackendResponse) -> MapVerdict:
-    """The reply that the answer means for a lookup in `entry`. Raises BackendFailure."""
-    problem = _unexpected(entry, answer)
+def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
+    """The reply to a lookup in `entry`, from a response that `with_document` has read."""
+    problem = _unexpected(entry, response)
     if problem:
         return _refused(problem)
-    document = parse(answer)
+    document = response.document
     if entry.error_field:
         problem = _error(entry, document)
         if problem:
             return _refused(problem)
     try:
         text = render(find(document, entry.value_field))
-    except UnsupportedValue as what:
-        return _refused(f"value is {what}")
+    except UnsupportedValue as error:
+        return _refused(f"value is {error}")
     return _ABSENT if text is None else MapVerdict(SocketMapReply(socketmap.OK, text), True)
 
 
-def policy_action(entry: Entry, answer: BackendResponse) -> PolicyVerdict:
-    """The action that the answer means for a request to `entry`. Raises BackendFailure."""
-    problem = _unexpected(entry, answer)
+def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
+    """The action for a policy request to `entry`, from a response that `with_document` has read."""
+    problem = _unexpected(entry, response)
     if problem:
         return PolicyVerdict(entry.failure_action, False, problem)
-    document = parse(answer)
+    document = response.document
     if entry.error_field:
         problem = _error(entry, document)
         if problem:
             return PolicyVerdict(entry.failure_action, False, problem)
     try:
         text = render(find(document, entry.value_field))
-    except UnsupportedValue as what:
-        return PolicyVerdict(entry.failure_action, False, f"action is {what}")
+    except UnsupportedValue as error:
+        return PolicyVerdict(entry.failure_action, False, f"action is {error}")
     if text is None:
         return _DUNNO
     action = clean(text).strip()
@@ -106,25 +78,20 @@ def policy_action(entry: Entry, answer: BackendResponse) -> PolicyVerdict:
     return PolicyVerdict(entry.failure_action, False, one_line(f"not a valid action: {action}"))
 
 
-def failure_reply(failure: BackendError) -> SocketMapReply:
-    """The reply to a lookup whose backend failed, where the cache knows none."""
-    return SocketMapReply(socketmap.TIMEOUT if failure.timeout else socketmap.TEMP, one_line(failure.reason))
+def failure_reply(error: BackendError) -> SocketMapReply:
+    """The reply to a lookup whose backend failed and for which the cache has no value."""
+    return SocketMapReply(socketmap.TIMEOUT if error.timeout else socketmap.TEMP, one_line(error.reason))
 
 
 def check(entry: Entry) -> Iterator[tuple[str, str]]:
-    """What is wrong with the entry, each with its key: the action for failures has to be one that Postfix obeys."""
+    """Yields (key, what is wrong with its value): `failure_action` has to be an action that Postfix obeys."""
     if entry.kind == POLICY_SERVICE and not policy.valid_action(entry.failure_action):
         yield "failure_action", "must begin with a word, or with a 4xx or 5xx code followed by text"
 
 
-def _unexpected(entry: Entry, answer: BackendResponse) -> str:
-    """What to say of a status that the entry does not expect, "" of one that it does. Raises BackendFailure."""
-    status = answer.status
-    if status in entry.status_codes:
-        return ""
-    if 500 <= status <= 599 or status in _OVERLOADED:
-        raise BackendError(f"backend answered with status code {status}")
-    return f"unexpected status code {status}"
+def _unexpected(entry: Entry, response: BackendResponse) -> str:
+    """What to report of a status that the entry does not expect; "" for one that it does."""
+    return "" if response.status in entry.status_codes else f"unexpected status code {response.status}"
 
 
 def _error(entry: Entry, document: JSON) -> str:

@@ -1,29 +1,30 @@
-"""One entry's way to its target: from what is asked to the answer, or the failure to get one."""
+"""The backend of one entry: from a question to its response, or to the error that there is none."""
 
 from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
 
-from requests import Request, Session, exceptions
+from requests import Request, exceptions
 from requests.utils import get_environ_proxies
 from urllib3.util import parse_url
 
 from pfxhttpd import __version__
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
-from pfxhttpd.io.transport.adapter import RenderedRequest
+from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import ParsedResponse
-from pfxhttpd.rules.login import CredentialsRefused
-from pfxhttpd.rules.response import BackendError, BackendResponse
+from pfxhttpd.io.transport.session import DirectSession
+from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, with_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
+from pfxhttpd.service.worker_status import WorkerStatus
 
-Verdict = TypeVar("Verdict")
+Question = str | Mapping[str, str]
+"""What fills the templates: the key of a lookup, the attributes of a policy request, or the user of a login."""
 
 _NO_HEADERS: Mapping[str, str] = {}
-_FAILURES = (
+_REASONS = (
     (exceptions.Timeout, "backend timed out"),
     (exceptions.SSLError, "TLS with the backend failed"),
     (exceptions.ProxyError, "the proxy to the backend failed"),
@@ -33,32 +34,24 @@ _FAILURES = (
 )
 
 
-class Watch(Protocol):
-    """Who is told that a request is under way: the worker, for its title and its row on the scoreboard."""
-
-    def begin(self, entry: Entry, deadline: float) -> None: ...
-
-    def end(self) -> None: ...
-
-
 def default_headers(entry: Entry) -> dict[str, str]:
-    """What a request to the entry's target says of itself; `custom_headers` replace and add."""
+    """The header fields of the entry's requests. `custom_headers` replace the defaults and add to them."""
     headers = {"User-Agent": f"PostfixToHTTP/{__version__}", "Accept": "*/*"}
     if entry.method != "GET":
         headers["Content-Type"] = "application/json"
     headers["Accept-Encoding"] = "gzip" if entry.http_response_compression else "identity"
     if entry.http_request_compression and entry.method != "GET":
         headers["Content-Encoding"] = "gzip"
-    given = {name.lower(): name for name in headers}
+    names = {name.lower(): name for name in headers}
     for name, value in entry.headers:
-        headers.pop(given.get(name.lower(), name), None)
+        headers.pop(names.get(name.lower(), name), None)
         headers[name] = value
-        given[name.lower()] = name
+        names[name.lower()] = name
     return headers
 
 
 def plain_target(target: str) -> str:
-    """The target as it may be shown: without its query, which may hold a key of the API's."""
+    """The target as it may be shown: without its query, which may contain a key of the API."""
     return target.partition("?")[0]
 
 
@@ -71,46 +64,43 @@ def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
 
 
 class Backend:
-    """Asks one entry's target. Made once per worker and entry; everything that can be rendered ahead is."""
+    """Sends one entry's requests. One is made per worker and entry; it renders in advance whatever does not change."""
 
-    def __init__(self, entry: Entry, server: Server, session: Session, watch: Watch, fuse: SharedBreaker) -> None:
+    def __init__(
+        self, entry: Entry, server: Server, session: DirectSession, status: WorkerStatus, breaker: SharedBreaker
+    ) -> None:
         self.entry = entry
-        self._fuse = fuse
-        self._session, self._watch = session, watch
+        self._session, self._status, self._breaker = session, status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
         self._proxies = proxies_for(entry, server)
-        self._wants_headers = entry.kind == DOVECOT_SASL
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
-        self._prepared = RenderedRequest.from_request(request)
+        self._request = RenderedRequest.from_request(request)
 
-    def consult(
-        self,
-        question: str | Mapping[str, str],
-        judge: Callable[[Entry, BackendResponse], Verdict],
-        body: bytes | None = None,
-    ) -> Verdict:
-        """What `judge` makes of the answer to a key or to a policy's attributes. `body` replaces the rendered payload.
+    def query(self, question: Question, body: bytes | None = None) -> BackendResponse:
+        """The response to `question`; `body` replaces the rendered payload. Its JSON is read, but not for SASL entries.
 
-        Raises `BackendFailure` when there is no answer, or none that can be judged; its reason names no secret.
+        Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
         """
-        leave = self._fuse.enter()
-        alive = late = False
+        entry, breaker = self.entry, self._breaker
+        decision = breaker.acquire()
+        timed_out, succeeded = False, False
         try:
-            verdict = judge(self.entry, self._ask(question, body))
-            alive = True
-        except CredentialsRefused:
-            alive = True
-            raise
-        except BackendError as failure:
-            late = failure.timeout
+            response = self._send(question, body)
+            if entry.kind != DOVECOT_SASL:
+                response = with_document(entry, response)
+            elif response.status not in entry.status_codes:
+                check_status(response.status)
+            succeeded = True
+            return response
+        except BackendError as error:
+            timed_out = error.timeout
             raise
         finally:
-            self._fuse.leave(leave, alive, late)
-        return verdict
+            breaker.record(decision, succeeded, timed_out)
 
-    def _ask(self, question: str | Mapping[str, str], body: bytes | None) -> BackendResponse:
-        entry, request = self.entry, self._prepared
+    def _send(self, question: Question, body: bytes | None) -> BackendResponse:
+        entry, request = self.entry, self._request
         if self._target.static is None:
             request.url = parse_url(self._target.render(question).decode()).url
             request.render()
@@ -119,23 +109,24 @@ class Backend:
         if entry.http_request_compression and body:
             body = gzip.compress(body, compresslevel=1)
         request.body = body
-        self._watch.begin(entry, time.monotonic() + entry.timeout)
+        timeout = entry.timeout
+        self._status.begin(entry, time.monotonic() + timeout)
         try:
-            response = self._session.send(
-                request, timeout=entry.timeout, allow_redirects=False, proxies=self._proxies, verify=True, cert=None
-            )
+            response = self._session.send(request, timeout=timeout, proxies=self._proxies)
         except exceptions.RequestException as error:
-            raise _failure(error) from error
+            raise _backend_error(error) from error
         finally:
-            self._watch.end()
-        return BackendResponse(
-            response.status_code, _headers(response) if self._wants_headers else _NO_HEADERS, response.content
-        )
+            self._status.end()
+        headers = _headers(response) if entry.kind == DOVECOT_SASL else _NO_HEADERS
+        return BackendResponse(response.status_code, headers, response.content)
 
 
 def _headers(response: ParsedResponse) -> dict[str, str]:
-    """The headers by name, in small letters. Raises `BackendFailure` where one that names an account or a reason is
-    there twice: joined by a comma, as HTTP libraries do, they would name an account that nobody has."""
+    """The headers by name, in lower case.
+
+    Raises BackendError where a header that names an account or a reason occurs twice. HTTP libraries join the two with a
+    comma, which would name an account that does not exist.
+    """
     found: dict[str, str] = {}
     for name, value in response.raw_headers:
         key = name.decode("latin-1").lower()
@@ -145,8 +136,8 @@ def _headers(response: ParsedResponse) -> dict[str, str]:
     return found
 
 
-def _failure(error: exceptions.RequestException) -> BackendError:
-    for kind, reason in _FAILURES:
+def _backend_error(error: exceptions.RequestException) -> BackendError:
+    for kind, reason in _REASONS:
         if isinstance(error, kind):
             return BackendError(f"{reason}: {error}", timeout=isinstance(error, exceptions.Timeout))
     return BackendError(str(error) or "the backend cannot be asked")

@@ -1,10 +1,8 @@
-"""The circuit breaker at work: `rules.breaker`'s rule on a target's row of the scoreboard, shared by all workers.
+"""The circuit breaker at work: the rule of `rules.breaker` on a target's row of the scoreboard, shared by all workers.
 
-A request to a healthy target reads one number and writes nothing, and so does one that is refused. Only where the state
-may change is the row locked, for the time it takes to decide.
-
-The breaker is a help, never a need: a row that cannot be locked, because a worker was stopped while it had it, is left as
-it is, and requests go out as if there were no breaker.
+A request to a healthy target reads one number and writes nothing; so does a request that is refused. The row is locked
+only where its state may change, for as long as the decision takes. A row that cannot be locked, because a worker was
+stopped while it held the lock, is left as it is, and requests are sent as if there were no breaker.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from pfxhttpd.rules.breaker import (
 )
 from pfxhttpd.rules.response import BackendError
 
-STEP = 0.002
-"""Seconds between looks at what others' requests come to."""
+POLL_INTERVAL = 0.002
+"""Seconds between looks at the outcome of other workers' requests."""
 
 
 class BreakerOpen(BackendError):
@@ -39,7 +37,7 @@ class BreakerOpen(BackendError):
 class SharedBreaker:
     """One target's breaker. `row` is its row on the board; `target` is its name in log lines.
 
-    At most `probes` targets are probed at the same time: a probe may hold its worker until the timeout, and targets
+    At most `probes` targets are probed at the same time: a probe may occupy its worker until the timeout, and targets
     that share a host fail together.
     """
 
@@ -48,31 +46,32 @@ class SharedBreaker:
     ) -> None:
         self._board, self._row, self._rule, self._probes = board, board.target(row), rule, probes
         self._target, self._log = target, logger
-        self._late_at = -math.inf
+        self._timed_out_at = -math.inf
 
-    def enter(self) -> int:
-        """Leave to ask the target, to be handed back to `leave`. Raises `Open` when it is to be left alone."""
+    def acquire(self) -> int:
+        """The decision to send a request, to be handed to `record`. Raises BreakerOpen when none may be sent."""
         row = self._row
         if row.healthy:
             return ALLOW
-        self._settle()
+        self._await_outcomes()
         if row.state == CLOSED:
             return ALLOW
-        leave, _ = decide(BreakerState(*row.read()), time.monotonic(), self._rule)
-        if leave == PROBE:
-            leave = self._probe()
-        if leave == REFUSE:
+        decision, _ = decide(BreakerState(*row.read()), time.monotonic(), self._rule)
+        if decision == PROBE:
+            decision = self._acquire_probe()
+        if decision == REFUSE:
             raise BreakerOpen("backend has failed repeatedly and is given a pause")
-        return leave
+        return decision
 
-    def _settle(self) -> None:
-        """If a request of this worker's has just timed out, see what becomes of those that others sent at that time."""
-        row, until = self._row, self._late_at + self._rule.settle
+    def _await_outcomes(self) -> None:
+        """Requests that were sent together time out together. If one of this worker's has just timed out, let the
+        others be counted before it sends another."""
+        row, until = self._row, self._timed_out_at + self._rule.settle
         while row.state == CLOSED and not row.healthy and time.monotonic() < until:
-            time.sleep(STEP)
+            time.sleep(POLL_INTERVAL)
 
-    def _probe(self) -> int:
-        """It seems to be time for a probe: see whether this request may be the one."""
+    def _acquire_probe(self) -> int:
+        """A probe seems to be due; decide whether this request may be it."""
         row = self._row
         if row.state != HALF_OPEN and self._board.count_targets(HALF_OPEN) >= self._probes:
             return REFUSE
@@ -80,33 +79,33 @@ class SharedBreaker:
             return ALLOW
         try:
             before = BreakerState(*row.read())
-            leave, after = decide(before, time.monotonic(), self._rule)
-            if leave == PROBE:
+            decision, after = decide(before, time.monotonic(), self._rule)
+            if decision == PROBE:
                 row.write(*after)
         finally:
             row.unlock()
-        self._tell(before, after)
-        return leave
+        self._log_change(before, after)
+        return decision
 
-    def leave(self, given: int, success: bool, late: bool = False) -> None:
-        """How the request went that had been given leave; `late` if it took all the time there was."""
+    def record(self, decision: int, succeeded: bool, timed_out: bool = False) -> None:
+        """The outcome of a request for which `acquire` gave `decision`."""
         row = self._row
-        if late:
-            self._late_at = time.monotonic()
-        if row.healthy and (success or not self._rule.failures):
+        if row.healthy and (succeeded or not self._rule.failures):
             return
+        if timed_out:
+            self._timed_out_at = time.monotonic()
         if not row.lock():
             return
         try:
             before = BreakerState(*row.read())
-            after = record(before, given, success, time.monotonic(), self._rule)
+            after = record(before, decision, succeeded, time.monotonic(), self._rule)
             if after is not before:
                 row.write(*after)
         finally:
             row.unlock()
-        self._tell(before, after)
+        self._log_change(before, after)
 
-    def _tell(self, before: BreakerState, after: BreakerState) -> None:
+    def _log_change(self, before: BreakerState, after: BreakerState) -> None:
         if before.state != after.state and self._log.info:
             self._log.info(
                 "Circuit breaker changed", target=self._target, state=STATE_NAMES[after.state], failures=after.failures

@@ -1,6 +1,6 @@
-"""Under what a client's log lines can be found: its session, and a sub-session for each request.
+"""The log fields by which the lines of a connection and of a request can be found.
 
-Both are made only when a line is written; 8 random bytes cost as much as parsing a request.
+Identifiers are made only when a line is written: 8 random bytes cost as much as parsing a request.
 """
 
 from __future__ import annotations
@@ -10,32 +10,33 @@ import os
 from pfxhttpd.io.handoff import Connection
 
 
-def session(client: Connection) -> str:
+def session_id(connection: Connection) -> str:
     """16 hex digits, the same as long as the connection lives, whichever workers serve it."""
-    if not client.session:
-        client.session = os.urandom(8).hex()
-    return client.session
+    if not connection.session:
+        connection.session = os.urandom(8).hex()
+    return connection.session
 
 
-def fields(client: Connection) -> dict[str, str]:
-    return {"session": session(client), "client": client.peer}
+def connection_fields(connection: Connection) -> dict[str, str]:
+    """The fields of a line about the connection itself."""
+    return {"session": session_id(connection), "client": connection.peer}
 
 
 class LogContext:
-    """A request's log fields: one sub-session for all its lines."""
+    """The fields of all lines about one request: the connection's, and a `sub_session` of the request's own."""
 
-    __slots__ = ("_client", "_fields")
+    __slots__ = ("_connection", "_fields")
 
-    def __init__(self, client: Connection) -> None:
-        self._client = client
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._fields: dict[str, str] | None = None
 
     @property
     def fields(self) -> dict[str, str]:
         if self._fields is None:
             self._fields = {
-                "session": session(self._client),
+                "session": session_id(self._connection),
                 "sub_session": os.urandom(8).hex(),
-                "client": self._client.peer,
+                "client": self._connection.peer,
             }
         return self._fields

@@ -1,4 +1,4 @@
-"""Policy checks: may this mail pass? (SMTPD_POLICY_README)"""
+"""Policy requests: may this mail pass? (SMTPD_POLICY_README)"""
 
 from __future__ import annotations
 
@@ -15,49 +15,48 @@ from pfxhttpd.service.cache import CacheBuffer
 from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.wire import policy
 
-_GONE = "DEFER Temporary server problem"
+_NO_SUCH_POLICY = "DEFER Temporary server problem"
 
 
 class PolicyService:
-    """Answers the requests of policy clients; the client's listener names the policy."""
+    """Answers the requests of policy clients. A connection's listener names the policy."""
 
-    def __init__(self, backends: Mapping[str, Backend], memory: CacheBuffer, logger: Logger) -> None:
-        self._backends, self._memory, self._log = backends, memory, logger
+    def __init__(self, backends: Mapping[str, Backend], cache: CacheBuffer, logger: Logger) -> None:
+        self._backends, self._cache, self._log = backends, cache, logger
 
-    def step(self, client: Connection) -> bytes | None:
-        """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
+    def handle(self, connection: Connection) -> bytes | None:
+        """The reply to the next request in `connection.unread`, which is consumed; None if it is not complete.
 
-        Raises `wire.ProtocolError`; nothing can be answered then.
+        Raises `wire.ProtocolError` for a request that is malformed; it cannot be answered.
         """
-        taken = policy.parse(client.unread)
+        taken = policy.parse(connection.unread)
         if taken is None:
             return None
         attributes, used = taken
-        client.unread = client.unread[used:]
-        log, trace = self._log, LogContext(client)
+        connection.unread = connection.unread[used:]
+        log, context = self._log, LogContext(connection)
         if log.debug:
-            log.debug("Received request", **trace.fields, policy=client.name, attributes=attributes)
-        backend = self._backends.get(client.name)
-        action = self._decide(backend, attributes, trace) if backend else _GONE
+            log.debug("Received request", **context.fields, policy=connection.name, attributes=attributes)
+        backend = self._backends.get(connection.name)
+        action = self._decide(backend, attributes, context) if backend else _NO_SUCH_POLICY
         if log.debug:
-            log.debug("Response sent", **trace.fields, action=action)
+            log.debug("Response sent", **context.fields, action=action)
         return policy.encode(action)
 
-    def _decide(self, backend: Backend, attributes: Mapping[str, str], trace: LogContext) -> str:
-        log, entry, memory = self._log, backend.entry, self._memory
+    def _decide(self, backend: Backend, attributes: Mapping[str, str], context: LogContext) -> str:
+        log, entry, cache = self._log, backend.entry, self._cache
         try:
-            verdict = backend.consult(attributes, policy_action)
-        except BackendError as failure:
-            action = memory.recall(self._key(entry, attributes)) if memory.enabled else None
+            verdict = policy_action(entry, backend.query(attributes))
+        except BackendError as error:
+            action = cache.get(self._key(entry, attributes)) if cache.enabled else None
             if log.info:
                 cached = "miss" if action is None else "hit"
-                log.info("Backend failed", **trace.fields, policy=entry.name, reason=failure.reason, cache=cached)
+                log.info("Backend failed", **context.fields, policy=entry.name, reason=error.reason, cache=cached)
             return entry.failure_action if action is None else action
-        if memory.enabled and not verdict.problem:
-            kept = verdict.action if verdict.cacheable else None
-            memory.remember(self._key(entry, attributes), entry.name, kept)
+        if cache.enabled and not verdict.problem:
+            cache.put(self._key(entry, attributes), entry.name, verdict.action if verdict.cacheable else None)
         if verdict.problem and log.info:
-            log.info("No valid action", **trace.fields, policy=entry.name, reason=verdict.problem)
+            log.info("No valid action", **context.fields, policy=entry.name, reason=verdict.problem)
         return verdict.action
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Lookups: what does this table say? (socketmap_table(5))"""
+"""Lookups of socket maps: what does this table contain for this key? (socketmap_table(5))"""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ _NO_SUCH_MAP = SocketMapReply(PERM, "no such map")
 
 
 class SocketMapService:
-    """Answers the requests of socket-map clients, from whichever map each of them names."""
+    """Answers the requests of socket-map clients. Each request names its map. `reply_limit` is in bytes."""
 
-    def __init__(self, backends: Mapping[str, Backend], memory: CacheBuffer, reply_limit: int, logger: Logger) -> None:
-        self._backends, self._memory, self._limit, self._log = backends, memory, reply_limit, logger
+    def __init__(self, backends: Mapping[str, Backend], cache: CacheBuffer, reply_limit: int, logger: Logger) -> None:
+        self._backends, self._cache, self._limit, self._log = backends, cache, reply_limit, logger
 
-    def step(self, client: Connection) -> bytes | None:
-        """The reply to the next request in `client.unread`, which is consumed; None when it is not whole yet.
+    def handle(self, connection: Connection) -> bytes | None:
+        """The reply to the next request in `connection.unread`, which is consumed; None if it is not complete.
 
-        Raises `wire.ProtocolError` when the framing is broken.
+        Raises `wire.ProtocolError` if the framing is broken.
         """
-        taken = socketmap.parse(client.unread)
+        taken = socketmap.parse(connection.unread)
         if taken is None:
             return None
         query, used = taken
-        client.unread = client.unread[used:]
-        log, trace = self._log, LogContext(client)
-        if type(query) is BadQuery:
+        connection.unread = connection.unread[used:]
+        log, context = self._log, LogContext(connection)
+        if isinstance(query, BadQuery):
             if log.info:
-                log.info("Malformed request", **trace.fields, reply=query.reply.status)
+                log.info("Malformed request", **context.fields, reply=query.reply.status)
             return socketmap.encode(query.reply, self._limit)
         if log.debug:
-            log.debug("Received request", **trace.fields, map=query.name, key=query.key)
+            log.debug("Received request", **context.fields, map=query.name, key=query.key)
         backend = self._backends.get(query.name)
-        reply = self._look_up(backend, query.key, trace) if backend else _NO_SUCH_MAP
+        reply = self._look_up(backend, query.key, context) if backend else _NO_SUCH_MAP
         if log.debug:
-            log.debug("Response sent", **trace.fields, status=reply.status, reply=reply.text)
+            log.debug("Response sent", **context.fields, status=reply.status, reply=reply.text)
         return socketmap.encode(reply, self._limit)
 
-    def _look_up(self, backend: Backend, key: str, trace: LogContext) -> SocketMapReply:
-        log, entry, memory = self._log, backend.entry, self._memory
+    def _look_up(self, backend: Backend, key: str, context: LogContext) -> SocketMapReply:
+        log, entry, cache = self._log, backend.entry, self._cache
         try:
-            verdict = backend.consult(key, map_reply)
-        except BackendError as failure:
-            value = memory.recall(cache_key.map_key(entry.name, key)) if memory.enabled else None
+            verdict = map_reply(entry, backend.query(key))
+        except BackendError as error:
+            value = cache.get(cache_key.map_key(entry.name, key)) if cache.enabled else None
             if log.info:
                 cached = "miss" if value is None else "hit"
-                log.info("Backend failed", **trace.fields, map=entry.name, reason=failure.reason, cache=cached)
-            return failure_reply(failure) if value is None else SocketMapReply(OK, value)
-        if memory.enabled and not verdict.problem:
-            kept = verdict.reply.text if verdict.cacheable else None
-            memory.remember(cache_key.map_key(entry.name, key), entry.name, kept)
+                log.info("Backend failed", **context.fields, map=entry.name, reason=error.reason, cache=cached)
+            return failure_reply(error) if value is None else SocketMapReply(OK, value)
+        if cache.enabled and not verdict.problem:
+            value = verdict.reply.text if verdict.cacheable else None
+            cache.put(cache_key.map_key(entry.name, key), entry.name, value)
         if verdict.problem and log.info:
-            log.info("Lookup refused", **trace.fields, map=entry.name, reason=verdict.problem)
+            log.info("Lookup refused", **context.fields, map=entry.name, reason=verdict.problem)
         return verdict.reply

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
-from pfxhttpd.rules.response import BackendError, BackendResponse
-from pfxhttpd.rules.verdict import check, failure_reply, map_reply, parse, policy_action
+from pfxhttpd.rules.response import BackendError, BackendResponse, parse, with_document
+from pfxhttpd.rules import verdict as rules
+from pfxhttpd.rules.verdict import MapVerdict, PolicyVerdict, check, failure_reply
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.socketmap import SocketMapReply
 
@@ -19,6 +20,14 @@ MAP = Entry(SOCKET_MAP, "demo", "http://h/", value_field="data.result", error_fi
 POLICY = Entry(POLICY_SERVICE, "demo", "http://h/", value_field="action", error_field="error", no_error_value="fine",
                failure_action="DEFER later")  # fmt: skip
 FAILED = "DEFER later"
+
+
+def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
+    return rules.map_reply(entry, with_document(entry, response))
+
+
+def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
+    return rules.policy_action(entry, with_document(entry, response))
 
 
 def answer(body: Any, status: int = 200) -> BackendResponse:
@@ -174,7 +183,7 @@ def test_a_doubt_is_temporary(body: bytes) -> None:
 )
 def test_a_doubt_has_a_reason_that_quotes_nothing(body: bytes, reason: str) -> None:
     with pytest.raises(BackendError) as caught:
-        parse(answer(body))
+        parse(answer(body).body)
     assert caught.value.reason == reason
 
 
@@ -193,7 +202,7 @@ def test_what_the_log_says_of_an_action_that_is_none(body: Any, problem: str) ->
 
 @pytest.mark.parametrize("body", [b"\xef\xbb\xbf{}", b" \r\n\t{} \r\n\t", b"[]", b"\xef\xbb\xbf {}"])
 def test_json_with_harmless_company(body: bytes) -> None:
-    assert parse(answer(body)) in ({}, [])
+    assert parse(answer(body).body) in ({}, [])
 
 
 @pytest.mark.parametrize(

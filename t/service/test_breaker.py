@@ -63,7 +63,7 @@ class Site:
     def break_down(self, target: int = 0) -> None:
         fuse = self.fuse(target=target)
         for _ in range(RULE.failures):
-            fuse.leave(fuse.enter(), success=False)
+            fuse.record(fuse.acquire(), succeeded=False)
         assert self.state(target) == OPEN
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ def at_once(number: int, work: Callable[[], int]) -> list[int]:
 
 
 def fails(fuse: SharedBreaker) -> int:
-    fuse.leave(fuse.enter(), success=False)
+    fuse.record(fuse.acquire(), succeeded=False)
     return 0
 
 
@@ -116,7 +116,7 @@ REFUSED = 9
 
 def enters(fuse: SharedBreaker) -> int:
     try:
-        return fuse.enter()
+        return fuse.acquire()
     except BreakerOpen:
         return REFUSED
 
@@ -124,10 +124,10 @@ def enters(fuse: SharedBreaker) -> int:
 def test_a_target_in_good_health_costs_no_lock(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TargetRow, "lock", None)
     fuse = site.fuse()
-    leave = fuse.enter()
+    leave = fuse.acquire()
     assert leave == ALLOW
-    fuse.leave(leave, success=True)
-    site.fuse(BreakerRule(0, 10.0, 60.0)).leave(ALLOW, success=False)
+    fuse.record(leave, succeeded=True)
+    site.fuse(BreakerRule(0, 10.0, 60.0)).record(ALLOW, succeeded=False)
     assert site.state() == CLOSED
 
 
@@ -138,7 +138,7 @@ def test_failures_of_all_workers_count_together(site: Site) -> None:
     assert in_child(lambda: fails(fuse)) == 0
     assert site.state() == OPEN
     with pytest.raises(BreakerOpen, match="pause"):
-        fuse.enter()
+        fuse.acquire()
 
 
 def test_a_success_starts_the_count_anew(site: Site) -> None:
@@ -146,7 +146,7 @@ def test_a_success_starts_the_count_anew(site: Site) -> None:
     for _ in range(3):
         for _ in range(RULE.failures - 1):
             fails(fuse)
-        fuse.leave(fuse.enter(), success=True)
+        fuse.record(fuse.acquire(), succeeded=True)
     assert site.state() == CLOSED and site.transitions == []
 
 
@@ -161,14 +161,14 @@ def test_a_refusal_costs_no_lock(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 def test_all_fail_at_once_and_all_come_back_at_once(site: Site, attempt: int) -> None:
     """Many count, one opens; many ask, one probes; and each change is told once."""
     fuse = site.fuse()
-    at_once(8, lambda: fuse.leave(ALLOW, success=False) or 0)
+    at_once(8, lambda: fuse.record(ALLOW, succeeded=False) or 0)
     assert site.state() == OPEN and site.transitions == ["open"]
     site.clock.now += RULE.cooldown
     told = at_once(8, lambda: enters(fuse))
     assert sorted(told) == [PROBE] + 7 * [REFUSED]
     assert site.state() == HALF_OPEN and site.transitions == ["open", "half-open"]
     site.clock.now += 1.0
-    at_once(8, lambda: fuse.leave(PROBE, success=True) or 0)
+    at_once(8, lambda: fuse.record(PROBE, succeeded=True) or 0)
     assert site.state() == CLOSED and site.transitions == ["open", "half-open", "closed"]
 
 
@@ -176,9 +176,9 @@ def test_a_probe_that_fails_opens_again_and_counts_its_own_time_as_pause(site: S
     site.break_down()
     fuse = site.fuse()
     site.clock.now += RULE.cooldown
-    leave = fuse.enter()
+    leave = fuse.acquire()
     site.clock.now += 2.0
-    fuse.leave(leave, success=False)
+    fuse.record(leave, succeeded=False)
     assert enters(fuse) == REFUSED
     site.clock.now += RULE.cooldown - 2.0
     assert enters(fuse) == PROBE
@@ -203,7 +203,7 @@ def test_probes_leave_workers_for_others(site: Site) -> None:
     site.clock.now += RULE.cooldown
     told = [enters(site.fuse(target=target, probes=4)) for target in range(10)]
     assert told == 4 * [PROBE] + 6 * [REFUSED]
-    site.fuse(target=0, probes=4).leave(PROBE, success=False)
+    site.fuse(target=0, probes=4).record(PROBE, succeeded=False)
     assert enters(site.fuse(target=9, probes=4)) == PROBE
     site.clock.now += RULE.lease
     assert enters(site.fuse(target=1, probes=4)) == PROBE, "in place of one of its own that was lost"
@@ -214,15 +214,15 @@ def test_nobody_keeps_the_row_longer_than_a_decision_takes(site: Site) -> None:
     site.break_down()
     assert in_child(row.lock)
     site.clock.now += RULE.cooldown
-    assert site.fuse().enter() == PROBE
+    assert site.fuse().acquire() == PROBE
     assert in_child(row.lock)
 
 
 def test_off_it_closes_what_was_open(site: Site) -> None:
     site.break_down()
     fuse = site.fuse(BreakerRule(0, 10.0, 60.0))
-    assert fuse.enter() == ALLOW
-    fuse.leave(ALLOW, success=False)
+    assert fuse.acquire() == ALLOW
+    fuse.record(ALLOW, succeeded=False)
     assert site.state() == CLOSED
 
 
@@ -233,8 +233,8 @@ SETTLING = RULE._replace(settle=0.1)
 
 def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -> None:
     first, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    first.leave(first.enter(), success=False, late=True)
-    site.clock.meanwhile = lambda: other.leave(ALLOW, success=False, late=True)
+    first.record(first.acquire(), succeeded=False, timed_out=True)
+    site.clock.meanwhile = lambda: other.record(ALLOW, succeeded=False, timed_out=True)
     assert enters(first) == REFUSED
     assert site.clock.now < 1000.0 + SETTLING.settle
     assert site.transitions == ["open"]
@@ -242,26 +242,26 @@ def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -
 
 def test_he_waits_no_longer_than_it_makes_sense(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    fuse.leave(fuse.enter(), success=False, late=True)
-    assert other.enter() == ALLOW and site.clock.now == 1000.0, "whose own request did not time out"
-    assert fuse.enter() == ALLOW
+    fuse.record(fuse.acquire(), succeeded=False, timed_out=True)
+    assert other.acquire() == ALLOW and site.clock.now == 1000.0, "whose own request did not time out"
+    assert fuse.acquire() == ALLOW
     assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01)
-    assert fuse.enter() == ALLOW
+    assert fuse.acquire() == ALLOW
     assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01), "and only once"
 
 
 def test_a_sign_of_life_ends_the_wait(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    fuse.leave(fuse.enter(), success=False, late=True)
-    site.clock.meanwhile = lambda: other.leave(ALLOW, success=True)
-    assert fuse.enter() == ALLOW
+    fuse.record(fuse.acquire(), succeeded=False, timed_out=True)
+    site.clock.meanwhile = lambda: other.record(ALLOW, succeeded=True)
+    assert fuse.acquire() == ALLOW
     assert site.clock.now < 1000.01
 
 
 def test_what_fails_at_once_is_not_waited_for(site: Site) -> None:
     fuse = site.fuse(SETTLING)
-    fuse.leave(fuse.enter(), success=False)
-    assert fuse.enter() == ALLOW and site.clock.now == 1000.0
+    fuse.record(fuse.acquire(), succeeded=False)
+    assert fuse.acquire() == ALLOW and site.clock.now == 1000.0
 
 
 # -- a worker that stops or dies while it has the row -------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_a_breaker_that_nobody_can_decide_over_does_not_keep_requests_back(site:
     site.clock.now += RULE.cooldown
     before = time.monotonic()
     assert enters(fuse) == ALLOW
-    fuse.leave(ALLOW, success=True)
+    fuse.record(ALLOW, succeeded=True)
     assert time.monotonic() - before < 2 * BOUND + TOLERANCE
 
 

@@ -59,77 +59,77 @@ def held(cache: Remembering) -> int:
 
 def test_what_one_worker_hears_another_recalls(cache: Remembering) -> None:
     hearing, failing = worker(cache), worker(cache)
-    hearing.remember(K, "map", "value")
-    assert failing.recall(K) is None, "not yet sent"
+    hearing.put(K, "map", "value")
+    assert failing.get(K) is None, "not yet sent"
     hearing.flush()
-    assert failing.recall(K) == "value"
-    hearing.remember(K, "map", None)
+    assert failing.get(K) == "value"
+    hearing.put(K, "map", None)
     hearing.flush()
-    assert failing.recall(K) is None
+    assert failing.get(K) is None
 
 
 def test_a_worker_recalls_what_it_has_not_sent_yet(cache: Remembering) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     assert one.pending
-    assert one.recall(K) == "value"
+    assert one.get(K) == "value"
     assert not one.pending
 
 
 def test_writes_go_out_together(cache: Remembering, clock: Clock) -> None:
     one = worker(cache)
     for number in range(BATCH - 1):
-        one.remember(key(number), "map", "value")
-        one.tend()
+        one.put(key(number), "map", "value")
+        one.flush_if_due()
     assert one.pending and held(cache) == 0
-    one.remember(key(BATCH), "map", "value")
+    one.put(key(BATCH), "map", "value")
     assert held(cache) == 0, "not before its client has the answer"
-    one.tend()
+    one.flush_if_due()
     assert not one.pending and held(cache) == BATCH
 
 
 def test_no_write_waits_long(cache: Remembering, clock: Clock) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     clock.ahead = room.DELAY / 2
-    one.tend()
+    one.flush_if_due()
     assert one.pending
     clock.ahead = room.DELAY + 0.01
-    one.tend()
+    one.flush_if_due()
     assert not one.pending and held(cache) == 1
 
 
 def test_heavy_writes_go_out_alone(cache: Remembering) -> None:
     one = worker(cache)
     for number in range(2):
-        one.remember(key(number), "map", "x" * (HEAVY - 1))
-        one.tend()
+        one.put(key(number), "map", "x" * (HEAVY - 1))
+        one.flush_if_due()
     assert not one.pending and held(cache) == 2
-    one.remember(K, "map", "light")
-    one.tend()
+    one.put(K, "map", "light")
+    one.flush_if_due()
     assert one.pending, "the weight of what has gone does not count"
 
 
 def test_a_value_too_long_to_send_is_not_remembered_and_takes_back_the_older_one(cache: Remembering) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     one.flush()
-    one.remember(K, "map", "x" * (HEAVY + 1))
-    assert one.recall(K) is None
+    one.put(K, "map", "x" * (HEAVY + 1))
+    assert one.get(K) is None
 
 
 def test_the_same_answer_is_not_stored_again_at_once(cache: Remembering, clock: Clock) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     one.flush()
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     assert not one.pending
     for other in ("new value", None, "value"):
-        one.remember(K, "map", other)
+        one.put(K, "map", other)
         assert one.pending
         one.flush()
     clock.ahead = room.FRESH + 0.01
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     assert one.pending, "it would have come to its end too early"
 
 
@@ -143,7 +143,7 @@ def test_an_answer_that_is_heard_again_is_stored_again_before_its_time_is_over(
     stored, writes = 0.0, 0
     for step in range(6 * steps):
         clock.ahead = step * (oldest + 0.001) / steps
-        one.remember(K, "map", "value")
+        one.put(K, "map", "value")
         if one.pending:
             stored, writes = clock.ahead, writes + 1
             one.flush()
@@ -157,12 +157,12 @@ def test_nothing_is_recalled_after_the_ttl(cache: Remembering, monkeypatch: pyte
     one = worker(cache)
     with monkeypatch.context() as patch:
         patch.setattr(room, "time", past)
-        one.remember(K, "map", "value")
+        one.put(K, "map", "value")
         past.ahead = -RULE.ttl / 2
-        one.remember(key(2), "map", "value")
+        one.put(key(2), "map", "value")
         one.flush()
-    assert one.recall(K) is None
-    assert worker(cache, ResponseCacheSettings(enabled=True, ttl=RULE.ttl / 4)).recall(key(2)) is None, (
+    assert one.get(K) is None
+    assert worker(cache, ResponseCacheSettings(enabled=True, ttl=RULE.ttl / 4)).get(key(2)) is None, (
         "a reload made it shorter"
     )
 
@@ -170,86 +170,86 @@ def test_nothing_is_recalled_after_the_ttl(cache: Remembering, monkeypatch: pyte
 def test_what_a_dead_cache_knew_is_told_to_the_next_one(cache: Remembering) -> None:
     one = worker(cache)
     for number in (1, 2):
-        one.remember(key(number), "map", "value")
+        one.put(key(number), "map", "value")
     one.flush()
     cache.kill()
     cache.start()
-    one.remember(key(3), "map", "value")
+    one.put(key(3), "map", "value")
     one.flush()
-    one.remember(key(1), "map", "value")
-    assert one.recall(key(1)) == "value"
-    one.remember(key(2), "map", "value")
-    assert one.recall(key(2)) == "value"
-    one.remember(key(2), "map", "value")
+    one.put(key(1), "map", "value")
+    assert one.get(key(1)) == "value"
+    one.put(key(2), "map", "value")
+    assert one.get(key(2)) == "value"
+    one.put(key(2), "map", "value")
     assert not one.pending, "and that is the end of it"
 
 
 def test_a_question_notices_a_loss_as_a_write_does(cache: Remembering) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     one.flush()
     cache.kill()
     cache.start()
-    assert one.recall(K) is None
-    one.remember(K, "map", "value")
-    assert one.recall(K) == "value"
+    assert one.get(K) is None
+    one.put(K, "map", "value")
+    assert one.get(K) == "value"
 
 
 def test_what_could_not_be_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
     absent = Remembering(tmp_path / "cache")
     one = worker(absent)
     for _ in range(3):
-        one.remember(K, "map", "value")
+        one.put(K, "map", "value")
         assert one.pending
         one.flush()
 
 
 def test_what_others_have_changed_is_stored_again(cache: Remembering) -> None:
     one, other = worker(cache), worker(cache)
-    for undo in (lambda: other.remember(K, "map", None), lambda: other.remember(K, "map", "new")):
-        one.remember(K, "map", "value")
+    for undo in (lambda: other.put(K, "map", None), lambda: other.put(K, "map", "new")):
+        one.put(K, "map", "value")
         one.flush()
         undo()
         other.flush()
-        one.remember(K, "map", "value")
-        assert other.recall(K) != "value"
-        assert one.recall(K) == other.recall(K) == "value"
+        one.put(K, "map", "value")
+        assert other.get(K) != "value"
+        assert one.get(K) == other.get(K) == "value"
 
 
 def test_what_was_purged_is_stored_again(cache: Remembering) -> None:
     one = worker(cache)
-    one.remember(K, "map", "value")
+    one.put(K, "map", "value")
     one.flush()
     CacheClient(cache.directory, KEY).purge("map", [K])
-    one.remember(K, "map", "value")
-    assert one.recall(K) == "value"
+    one.put(K, "map", "value")
+    assert one.get(K) == "value"
 
 
 def test_a_write_that_came_too_late_is_not_believed_to_have_been_in_time(cache: Remembering) -> None:
     one, other = worker(cache), worker(cache)
-    one.remember(K, "map", "value")
-    other.remember(K, "map", None)
+    one.put(K, "map", "value")
+    other.put(K, "map", None)
     other.flush()
     one.flush()
-    assert other.recall(K) is None
-    one.remember(K, "map", "value")
+    assert other.get(K) is None
+    one.put(K, "map", "value")
     one.flush()
-    assert other.recall(K) == "value"
+    assert other.get(K) == "value"
 
 
 def test_what_a_worker_remembers_of_its_own_writes_is_bounded(cache: Remembering) -> None:
     one = worker(cache)
     for number in range(RECENT):
-        one.remember(key(number), "map", "value")
-        one.tend()
+        one.put(key(number), "map", "value")
+        one.flush_if_due()
     one.flush()
-    one.remember(key(0), "map", "value")
+    one.put(key(0), "map", "value")
     assert one.pending, "forgotten, so it is stored again"
     one.flush()
     for number in range(1, RECENT - 1):
-        one.remember(key(number), "map", "value")
+        one.put(key(number), "map", "value")
         one.flush()
-    one.remember(key(0), "map", "value")
+    one.put(key(0), "map", "value")
     assert not one.pending
 
 

@@ -16,7 +16,7 @@ from pfxhttpd.config.settings import DOVECOT_SASL, Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.rules.response import BackendError, BackendResponse
 from pfxhttpd.service import CloseConnection
-from pfxhttpd.service.sasl import TOGETHER, SaslService
+from pfxhttpd.service.sasl import MAX_LINES, SaslService
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.dovecot_lines import LINE_LIMIT
 
@@ -33,13 +33,13 @@ class Backend:
     entry: Entry = ENTRY
     asked: list[dict[str, str]] = field(default_factory=list)
 
-    def consult(self, question: str, judge: Any, body: bytes) -> Any:
+    def query(self, question: str, body: bytes) -> BackendResponse:
         self.asked.append(json.loads(body))
         assert question == self.asked[-1]["username"]
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
         if isinstance(answer, BackendError):
             raise answer
-        return judge(self.entry, answer)
+        return answer
 
 
 class Remembered:
@@ -76,27 +76,27 @@ def service(*answers: BackendResponse | BackendError, entry: Entry = ENTRY) -> t
 def test_a_greeting_and_a_login_in_one_piece_are_one_step():
     logins, backend, _ = service(YES)
     who = client(HELLO + auth(1))
-    assert logins.step(who) == b"OK\t1\tuser=ann\n"
+    assert logins.handle(who) == b"OK\t1\tuser=ann\n"
     assert who.unread == b"" and len(backend.asked) == 1
-    assert logins.step(who) is None
+    assert logins.handle(who) is None
 
 
 def test_each_answer_is_a_step_of_its_own():
     logins, backend, _ = service(YES, NO)
     who = client(HELLO + auth(1) + auth(2) + b"AUTH\t3\tLOGIN\n" + auth(4)[:10])
-    assert logins.step(who) == b"OK\t1\tuser=ann\n"
+    assert logins.handle(who) == b"OK\t1\tuser=ann\n"
     assert len(backend.asked) == 1
-    assert logins.step(who) == b"FAIL\t2\treason=no\n"
-    assert logins.step(who) == b"CONT\t3\tVXNlcm5hbWU6\n"
-    assert logins.step(who) is None and who.unread == auth(4)[:10]
+    assert logins.handle(who) == b"FAIL\t2\treason=no\n"
+    assert logins.handle(who) == b"CONT\t3\tVXNlcm5hbWU6\n"
+    assert logins.handle(who) is None and who.unread == auth(4)[:10]
 
 
 def test_lines_that_call_for_nothing_take_turns_too():
     logins, _, _ = service(YES)
-    who = client(b"CANCEL\t1\n" * (TOGETHER + 1) + b"rest")
-    assert logins.step(who) == b"" and who.unread == b"CANCEL\t1\nrest"
-    assert logins.step(who) == b"" and who.unread == b"rest"
-    assert logins.step(who) is None
+    who = client(b"CANCEL\t1\n" * (MAX_LINES + 1) + b"rest")
+    assert logins.handle(who) == b"" and who.unread == b"CANCEL\t1\nrest"
+    assert logins.handle(who) == b"" and who.unread == b"rest"
+    assert logins.handle(who) is None
 
 
 def test_an_answer_is_not_lost_to_what_follows_it():
@@ -108,27 +108,27 @@ def test_an_answer_is_not_lost_to_what_follows_it():
     ):
         logins, _, _ = service(DOWN)
         who = client(HELLO + b"AUTH\t1\tLOGIN\n" + tail)
-        assert logins.step(who) == b"CONT\t1\tVXNlcm5hbWU6\n"
+        assert logins.handle(who) == b"CONT\t1\tVXNlcm5hbWU6\n"
         with pytest.raises(end):
-            logins.step(who)
+            logins.handle(who)
 
 
 def test_a_doubt_hangs_up_or_says_that_it_is_one():
     logins, _, logger = service(DOWN)
     with pytest.raises(CloseConnection) as hung:
-        logins.step(client(HELLO + auth(1)))
+        logins.handle(client(HELLO + auth(1)))
     assert hung.value.reason == "temporary authentication failure" and "it is down" in logger.text
     logins, _, _ = service(DOWN, YES, entry=replace(ENTRY, temporary_failure="fail"))
     who = client(HELLO + auth(1) + auth(1))
-    assert logins.step(who) == b"FAIL\t1\ttemp\tcode=temp_fail\treason=temporary authentication failure\n"
-    assert logins.step(who) == b"OK\t1\tuser=ann\n"
+    assert logins.handle(who) == b"FAIL\t1\ttemp\tcode=temp_fail\treason=temporary authentication failure\n"
+    assert logins.handle(who) == b"OK\t1\tuser=ann\n"
 
 
 def test_an_entry_that_is_gone_is_an_outage():
     for entry in (ENTRY, replace(ENTRY, temporary_failure="fail")):
         logger = Remembered()
         with pytest.raises(CloseConnection):
-            SaslService({"other": Backend([YES], entry)}, logger).step(client(HELLO + auth(1)))  # type: ignore[dict-item, arg-type]
+            SaslService({"other": Backend([YES], entry)}, logger).handle(client(HELLO + auth(1)))  # type: ignore[dict-item, arg-type]
         assert "no such entry" in logger.text
 
 
@@ -136,9 +136,9 @@ def test_the_journal_may_be_silent():
     logins, _, logger = service(YES, NO, DOWN)
     logger.debug = logger.info = logger.error = None  # type: ignore[assignment]
     who = client(HELLO + b"\n" + auth(1) + auth(2) + auth(3))
-    assert logins.step(who).startswith(b"OK") and logins.step(who).startswith(b"FAIL")
+    assert logins.handle(who).startswith(b"OK") and logins.handle(who).startswith(b"FAIL")
     with pytest.raises(CloseConnection):
-        logins.step(who)
+        logins.handle(who)
 
 
 words = some.sampled_from([
@@ -171,7 +171,7 @@ def test_only_a_yes_of_the_backend_lets_anybody_in(
     while True:
         asked = len(backend.asked)
         try:
-            reply = logins.step(who)
+            reply = logins.handle(who)
         except CloseConnection:
             break
         if reply is None:
