@@ -28,7 +28,7 @@ WORLDLY = {
 THIRD_PARTY = {
     "config": {"yaml", "jsonschema"},
     "io": {"requests", "urllib3", "httptools", "jose", "setproctitle", "cryptography", "certifi", "idna"},
-    "service": {"requests", "urllib3"},
+    "service": {"requests", "setproctitle", "urllib3"},
     "process": {"daemon", "requests", "setproctitle"},
     "cli": {"yaml"},
 }

@@ -52,7 +52,7 @@ def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) ->
             raise SetupError("; ".join(str(problem) for problem in error.problems) + where) from error
 
     pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
-    starter = StartNotifier()
+    notifier = StartNotifier()
     if options.daemon:
         if os.isatty(1) and not settings.server.logging.syslog:
             print(
@@ -60,5 +60,5 @@ def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) ->
                 file=sys.stderr,
             )
         passed = passed_count(environ, os.getpid())
-        starter = daemonize(list(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + passed)))
-    return serve(settings, load, StartOptions(pidfile, starter), environ)
+        notifier = daemonize(list(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + passed)))
+    return serve(settings, load, StartOptions(pidfile, notifier), environ)

@@ -128,6 +128,10 @@ class Notifier:
         """The service is alive. To be called at least once every half of `watchdog_interval`."""
         return self._send("WATCHDOG=1\n")
 
+    def sockets(self) -> list[socket.socket]:
+        """The socket, for a child process that has to close it."""
+        return [self._socket] if self._socket else []
+
     def descriptors(self) -> tuple[int, ...]:
         """What has to stay open when a process closes the descriptors that it does not need."""
         return (self._socket.fileno(),) if self._socket else ()

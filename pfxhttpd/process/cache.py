@@ -1,7 +1,7 @@
-"""The cache: one process that remembers for all workers, across reloads and their deaths (see `io.cache.client`).
+"""The cache: one process that keeps answers for all workers, across reloads and their deaths (see `io.cache`).
 
-It has a thread for each worker, and one that waits for the master's word. A defect in any of them ends the process: an
-empty cache that answers is worth more than a full one that does not, and the master starts another.
+It has a thread for each worker, and one that waits for the master's messages. A defect in any of them ends the process,
+and the master starts another: an empty cache that answers is worth more than a full one that does not.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pfxhttpd.io import SetupError
 from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.cache.server import CacheServer
 from pfxhttpd.io.scoreboard import CacheRow
-from pfxhttpd.process.child import GO, READY, error_location
+from pfxhttpd.process.child import READY, START, error_location
 
 
-def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, failed: Callable[[str], None]) -> None:
-    """Serve the table until the master says so or is gone. `failed` is told what ends it before that."""
+def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, on_error: Callable[[str], None]) -> None:
+    """Serve the table until the master closes the channel or is gone. `on_error` gets the reason of an earlier end."""
     setproctitle("pfxhttpd: cache")
 
-    def give_up(mishap: threading.ExceptHookArgs) -> NoReturn:
-        failed(error_location(mishap.exc_value or mishap.exc_type()))
+    def exit_on_error(failure: threading.ExceptHookArgs) -> NoReturn:
+        on_error(error_location(failure.exc_value or failure.exc_type()))
         os._exit(os.EX_SOFTWARE)
 
-    threading.excepthook = give_up
+    threading.excepthook = exit_on_error
     try:
         server = CacheServer(directory, authkey, row.write)
     except SetupError as error:
-        failed(str(error))
+        on_error(str(error))
         os._exit(os.EX_UNAVAILABLE)
     threading.Thread(target=_watch, args=(channel, directory), daemon=True).start()
     channel.send(READY)
@@ -41,12 +41,12 @@ def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, f
 
 
 def _watch(channel: socket.socket, directory: str) -> None:
-    """The channel's end of file is the end: what is remembered here is not worth a farewell."""
+    """Exit at the channel's end of file. Nothing has to be saved."""
     channel.setblocking(True)
     try:
-        while channel.recv(16) == GO:
+        while channel.recv(16) == START:
             pass
     except ConnectionResetError:
-        pass  # the master died without having heard that we are ready
+        pass  # the master died before it had read that the cache is ready
     remove_socket(directory)
     os._exit(os.EX_OK)

@@ -1,9 +1,9 @@
-"""The master: binds, forks, watches over its children, and rolls them onto a new configuration.
+"""The master: binds, forks, supervises its children, and has reloads and stops carried out.
 
-    start     everything that can be refused is refused here, before a child exists
-    serve     one wait for everything: signals, children's words, the control socket, the tick
-    reload    a complete new generation beside the old one; when all of its workers are ready, they take over
-    stop      workers finish what they have in hand; then parking goes, and the files that were made
+    start     whatever can be refused is refused here, before a child exists
+    serve     one wait for everything: signals, children's messages, the control socket, the tick
+    reload    see `reload`
+    stop      workers finish their requests; then parking leaves, and the files that were made are removed
 
 It reads no request and opens no connection to a backend. Signal handlers record and wake, nothing else.
 """
@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from setproctitle import setproctitle
@@ -29,35 +28,21 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
 from pfxhttpd.process import control_server, status
-from pfxhttpd.process.child import RETIRE, Slot, State
+from pfxhttpd.process.child import State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
-from pfxhttpd.process.generation import GLOBAL, Generation, prepare
-from pfxhttpd.process.supervisor import Supervisor, WorkerKey, worker_keys, worker_title
+from pfxhttpd.process.generation import GLOBAL, prepare
+from pfxhttpd.process.reload import Load, Reloader
+from pfxhttpd.process.supervisor import Supervisor
 from pfxhttpd.rules import cache_key
 
 TICK = 2.0
 """Seconds between looks at workers that may be stuck."""
-START_TIME = 20.0
-"""Seconds that a new generation's workers may take to be ready."""
-
-Load = Callable[[], Settings]
-"""Reads and validates the configuration anew. Raises `Refused`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingReload:
-    """A reload under way: the new generation, its workers, the time they have, and who waits for the outcome."""
-
-    generation: Generation
-    slots: Mapping[WorkerKey, Slot]
-    by: float
-    askers: list[ControlClient]
 
 
 class Master:
-    """One server. Making it binds and loads everything; `load` gives the settings of a reload.
+    """One server. Its constructor binds and loads everything; `load` gives the settings of a reload.
 
-    Raises `Refused`, with nothing left behind.
+    Raises SetupError, with nothing left behind.
     """
 
     def __init__(
@@ -66,328 +51,220 @@ class Master:
         load: Load,
         logger: Logger,
         notifier: Notifier,
-        runtime: str,
+        runtime_directory: str,
         cache_directory: str,
-        activated: Mapping[str, list[socket.socket]],
+        passed: Mapping[str, list[socket.socket]],
         owner: tuple[int, int] | None,
     ) -> None:
-        self._load, self._notifier = load, notifier
+        self._notifier = notifier
+        self._tick = min(TICK, notifier.watchdog_interval / 2) if notifier.watchdog_interval else TICK
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
         self._take_signals()
-        self._generation = prepare(settings, None, logger, activated)
-        self._board.generation = self._generation.number
+        generation = prepare(settings, None, logger, passed)
+        self._board.generation = generation.number
+        commands: dict[str, control_server.Command] = {
+            "status": lambda client, _: control_server.reply([client], {"ok": True, "status": self._status()}),
+            "reload": lambda client, _: self._reload([client]),
+            "stop": self._stop_for,
+            "purge": self._purge,
+        }
         try:
-            self._desk = ControlServer(
-                runtime,
-                owner,
-                self._selector,
-                {
-                    "status": lambda asker, _: control_server.answer([asker], {"ok": True, "status": self._status()}),
-                    "reload": lambda asker, _: self._reload([asker]),
-                    "stop": self._stop_for,
-                    "purge": self._purge,
-                },
-            )
+            self._control = ControlServer(runtime_directory, owner, self._selector, commands)
         except SetupError:
-            self._generation.close()
+            generation.close()
             raise
-        self._staff = Supervisor(self._board, self._selector, self._generation, self._private, cache_directory)
-        self._roll: PendingReload | None = None
-        self._again: list[ControlClient] | None = None
-        self._stopping_by = 0.0
-        self._ticked = 0.0
+        self._supervisor = Supervisor(self._board, self._selector, generation, self._private, cache_directory)
+        self._reloader = Reloader(load, self._supervisor, self._board, notifier)
+        self._stop_deadline = 0.0
+        self._ticked_at = 0.0
         self._ready = False
-        self._code = os.EX_OK
+        self._exit_code = os.EX_OK
 
     def abandon(self) -> None:
         """Leave nothing behind of a server that will not serve."""
-        self._generation.close()
-        self._desk.close()
+        self._supervisor.generation.close()
+        self._control.close()
 
     @property
     def _log(self) -> Logger:
-        return self._generation.logger
+        return self._supervisor.generation.logger
 
     def _private(self) -> list[socket.socket]:
+        """The master's own sockets, which no child may keep."""
         return [
-            self._signals,
-            self._signal_end,
-            *self._desk.sockets(),
-            *(self._roll.askers if self._roll else ()),
-            *(self._again or ()),
+            self._signal_reader,
+            self._signal_writer,
+            *self._notifier.sockets(),
+            *self._control.sockets(),
+            *self._reloader.sockets(),
         ]
 
     # -- serve --------------------------------------------------------------------------------------------------
 
-    def run(self, serving: Callable[[], None]) -> int:
-        """Serve until told to stop; `serving` is called once everybody does. Returns the exit code."""
-        setproctitle(f"pfxhttpd: master {self._generation.settings.source}")
+    def run(self, on_serving: Callable[[], None]) -> int:
+        """Serve until told to stop; `on_serving` is called once all children serve. Returns the exit code."""
+        settings = self._supervisor.generation.settings
+        setproctitle(f"pfxhttpd: master {settings.source}")
         if self._log.info:
-            for listener in self._generation.settings.server.listen:
+            for listener in settings.server.listen:
                 self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.endpoint)
-        self._staff.settle()
+        self._supervisor.freeze_memory()
         while True:
             now = time.monotonic()
-            if self._stopping_by:
+            if self._stop_deadline:
                 if self._finish_stopping(now):
-                    return self._code
+                    return self._exit_code
             else:
                 self._supervise(now)
-            if not self._ready and not self._stopping_by and self._staff.serving():
+            if not self._ready and not self._stop_deadline and self._supervisor.all_serving():
                 self._ready = True
                 if self._log.info:
-                    self._log.info("Ready", version=__version__, pid=os.getpid(), workers=len(self._staff.slots))
-                self._notifier.ready(self._summary(), main_pid=os.getpid())
-                serving()
-            for key, _ in self._selector.select(self._patience()):
+                    workers = len(self._supervisor.worker_slots)
+                    self._log.info("Ready", version=__version__, pid=os.getpid(), workers=workers)
+                self._notifier.ready(self._supervisor.summary(), main_pid=os.getpid())
+                on_serving()
+            for key, _ in self._selector.select(self._timeout()):
                 key.data()
 
     def _take_signals(self) -> None:
-        self._signals, self._signal_end = socket.socketpair()
-        for end in (self._signals, self._signal_end):
+        self._signal_reader, self._signal_writer = socket.socketpair()
+        for end in (self._signal_reader, self._signal_writer):
             end.setblocking(False)
-        signal.set_wakeup_fd(self._signal_end.fileno(), warn_on_full_buffer=False)
-        self._acts: Mapping[int, Callable[[], None]] = {
+        signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
+        self._signal_actions: Mapping[int, Callable[[], None]] = {
             signal.SIGHUP: lambda: self._reload([]),
             signal.SIGTERM: self._stop,
             signal.SIGINT: self._stop,
             signal.SIGQUIT: self._quit,
-            signal.SIGUSR1: self._tell_status,
+            signal.SIGUSR1: self._log_status,
             signal.SIGTTIN: lambda: self._resize(+1),
             signal.SIGTTOU: lambda: self._resize(-1),
             signal.SIGCHLD: self._reap,
         }
-        for number in self._acts:
-            signal.signal(number, _noted)
-        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        for number in self._signal_actions:
+            signal.signal(number, _ignore)
+        self._selector.register(self._signal_reader, selectors.EVENT_READ, self._on_signals)
 
     def _on_signals(self) -> None:
         try:
-            numbers = self._signals.recv(256)
+            numbers = self._signal_reader.recv(256)
         except BlockingIOError:
             return
         for number in numbers:
-            self._acts[number]()
+            self._signal_actions[number]()
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         """Seconds until something is due."""
-        waits = [self._ticked + TICK, *self._staff.due()]
-        if self._roll:
-            waits.append(self._roll.by)
-        if self._stopping_by:
-            waits = [self._stopping_by]
-        return max(0.0, min(waits) - time.monotonic())
+        if self._stop_deadline:
+            due = [self._stop_deadline]
+        else:
+            due = [self._ticked_at + self._tick, *self._supervisor.due()]
+            if self._reloader.deadline is not None:
+                due.append(self._reloader.deadline)
+        return max(0.0, min(due) - time.monotonic())
 
     def _supervise(self, now: float) -> None:
-        if self._roll and now >= self._roll.by:
-            self._abort("its workers took too long to come up")
-        for reason in self._staff.fill(now):
+        self._reloader.proceed(now)
+        for reason in self._supervisor.spawn_missing(now):
             if self._log.error:
                 self._log.error("Process cannot be started", reason=reason)
-            self._give_up(reason, os.EX_OSERR)
-        if self._roll and all(slot.child.state is State.WAITING for slot in self._roll.slots.values()):
-            self._commit(self._roll)
-        if now >= self._ticked + TICK:
-            self._ticked = now
-            self._staff.kill_stuck_workers(now)
+            self._fail_start(reason, os.EX_OSERR)
+        if now >= self._ticked_at + self._tick:
+            self._ticked_at = now
+            self._supervisor.kill_stuck_workers(now)
             self._notifier.watchdog()
 
     def _reap(self) -> None:
-        for child in self._staff.reap():
-            if self._roll and any(slot.child is child for slot in self._roll.slots.values()):
-                self._abort(f"{child.name} of the new configuration did not come up")
-            elif child.state is not State.LEAVING:
-                self._give_up(f"{child.name} did not come up", os.EX_SOFTWARE)
+        for child in self._supervisor.reap():
+            if not self._reloader.on_exit(child) and child.state is not State.LEAVING:
+                self._fail_start(f"{child.name} did not come up", os.EX_SOFTWARE)
 
-    def _give_up(self, reason: str, code: int) -> None:
-        """A server that has never served does not try for ever: whoever starts it is to know, and to decide."""
-        if self._ready or self._stopping_by:
+    def _fail_start(self, reason: str, code: int) -> None:
+        """A server that has never served stops instead of trying for ever, so that whoever started it learns of it."""
+        if self._ready or self._stop_deadline:
             return
         print(f"pfxhttpd: {reason}", file=sys.stderr, flush=True)
-        self._code = code
+        self._exit_code = code
         self._stop()
 
-    # -- reload -------------------------------------------------------------------------------------------------
-
-    def _reload(self, askers: list[ControlClient]) -> None:
-        """Build the new generation; what cannot be is logged, told to whoever asked, and changes nothing."""
-        if self._stopping_by:
-            control_server.refuse(askers, "the server is stopping")
-            return
-        if self._roll:
-            self._again = [*(self._again or ()), *askers]
-            return
-        self._notifier.reloading()
-        try:
-            settings = self._load()
-            generation = prepare(settings, self._generation, self._log, {})
-        except SetupError as error:
-            self._refuse(askers, str(error))
-            return
-        slots = {key: Slot(worker_title(generation, key)) for key in worker_keys(generation)}
-        self._roll = PendingReload(generation, slots, time.monotonic() + START_TIME, askers)
-        self._staff.settle()
-        try:
-            for key, slot in slots.items():
-                slot.child = self._staff.fork_worker(generation, key)
-        except (OSError, RuntimeError) as error:
-            self._abort(str(error))
-
-    def _refuse(self, askers: list[ControlClient], reason: str) -> None:
-        if self._log.error:
-            self._log.error("Reload failed, nothing has changed", reason=reason)
-        if not self._stopping_by:
-            self._notifier.ready(self._summary())
-        control_server.refuse(askers, reason)
-
-    def _abort(self, reason: str) -> None:
-        roll, self._roll = self._roll, None
-        for slot in roll.slots.values():
-            if slot.child:
-                slot.child.state = State.LEAVING
-                slot.child.kill()
-        roll.generation.close(keeping=self._generation)
-        self._refuse(roll.askers, reason)
-        self._start_queued_reload()
-
-    def _commit(self, roll: PendingReload) -> None:
-        """Every new worker is ready: from here on the new generation is the one that serves."""
-        old, old_slots, new = self._generation, self._staff.slots, roll.generation
-        self._roll = None
-        self._generation = self._staff.generation = new
-        self._staff.slots = dict(roll.slots)
-        self._board.generation = new.number
-        self._plan(old)
-        self._board.reset_targets({row for target, row in new.targets.items() if old.targets.get(target) == row})
-        for slot in roll.slots.values():
-            slot.child.go()
-        for (pool, _), slot in old_slots.items():
-            for child in (slot.child, slot.successor):
-                if child and pool in new.places:
-                    child.leave(RETIRE)
-                elif child:
-                    self._staff.dissolve(child)
-        old.close(keeping=new)
-        setproctitle(f"pfxhttpd: master {new.settings.source}")
-        for key in _needs_restart(old.settings, new.settings):
-            if self._log.error:
-                self._log.error("A change takes effect after a restart only", key=key)
-        if self._log.info:
-            self._log.info("Configuration reloaded", generation=new.number, workers=len(roll.slots))
-        self._notifier.ready(self._summary())
-        control_server.answer(roll.askers, {"ok": True, "generation": new.number})
-        self._start_queued_reload()
-
-    def _plan(self, old: Generation) -> None:
-        """Tell parking, and give it the doors to open and the senders of queues it does not know."""
-        parking = self._staff.parking.child
-        if parking is None:
-            return
-        new = self._generation
-        added = [place for place in new.places.values() if place.key not in old.places]
-        sockets = [*(place.sender for place in added), *new.sasl_sockets()]
-        try:
-            order = new.plan().pack([place.index for place in added])
-            socket.send_fds(parking.channel, [order], [sock.fileno() for sock in sockets])
-            self._staff.plans += 1
-        except OSError:
-            parking.kill()  # the next one is forked with all it needs
-
-    def _start_queued_reload(self) -> None:
-        """A reload that was asked for during the one that has just ended."""
-        if self._again is not None:
-            askers, self._again = self._again, None
-            self._reload(askers)
+    def _reload(self, clients: list[ControlClient]) -> None:
+        if self._stop_deadline:
+            control_server.refuse(clients, "the server is stopping")
+        else:
+            self._reloader.request(clients)
 
     # -- stop ---------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """Accept nothing more, let requests in hand finish."""
-        if self._stopping_by:
+        """Accept nothing more, and let the requests in progress finish."""
+        if self._stop_deadline:
             return
         if self._log.info:
             self._log.info("Stopping")
+        generation = self._supervisor.generation
+        self._stop_deadline = time.monotonic() + generation.settings.server.shutdown_timeout
+        self._reloader.refuse_next("the server is stopping")
+        self._reloader.abort("the server is stopping")
         self._notifier.stopping()
-        self._stopping_by = time.monotonic() + self._generation.settings.server.shutdown_timeout
-        control_server.refuse(self._again or [], "the server is stopping")
-        self._again = None
-        if self._roll:
-            self._abort("the server is stopping")
-        self._generation.close()
-        for child in self._staff.workers():
-            child.leave(RETIRE)
+        generation.close()
+        for child in self._supervisor.workers():
+            child.retire()
 
-    def _stop_for(self, asker: ControlClient, _: object) -> None:
-        control_server.answer([asker], {"ok": True, "pid": os.getpid()})
+    def _stop_for(self, client: ControlClient, _: object) -> None:
+        control_server.reply([client], {"ok": True, "pid": os.getpid()})
         self._stop()
 
     def _quit(self) -> None:
         self._stop()
-        self._stopping_by = time.monotonic()
+        self._stop_deadline = time.monotonic()
 
     def _finish_stopping(self, now: float) -> bool:
-        """Workers first, then parking; past the deadline whoever is left is killed. True when all are gone."""
-        children = self._staff.children.values()
-        if now >= self._stopping_by:
+        """Workers leave first, then parking; past the deadline those that are left are killed. True when all are gone."""
+        children = self._supervisor.children.values()
+        if now >= self._stop_deadline:
             for child in children:
                 child.kill()
-            self._stopping_by = now + TICK
-        if not self._staff.workers():
+            self._stop_deadline = now + TICK
+        if not self._supervisor.workers():
             for child in children:
                 child.dismiss()
         if children:
             return False
-        for number in self._acts:
+        for number in self._signal_actions:
             signal.signal(number, signal.SIG_IGN)  # a second TERM must not change the exit code of a stop that is done
-        self._desk.close()
+        self._control.close()
         if self._log.info:
             self._log.info("Stopped")
         return True
 
-    # -- pool size, status --------------------------------------------------------------------------------------
+    # -- pool size, cache, status -------------------------------------------------------------------------------
 
     def _resize(self, by: int) -> None:
         """TTIN, TTOU: one worker more or less in the global pool, until the next reload."""
-        if GLOBAL not in self._generation.places or self._roll or self._stopping_by:
-            return
-        workers = self._generation.places[GLOBAL].pool.max_workers + by
-        if workers < 1:
-            return
-        self._generation = self._staff.generation = self._generation.resized(workers)
-        slot = self._staff.slots.pop((GLOBAL, workers + 1), None)
-        for child in (slot.child, slot.successor) if slot else ():
-            if child:
-                child.leave(RETIRE)
-        if self._log.info:
-            self._log.info("Pool resized", pool=GLOBAL, workers=workers)
+        if not self._reloader.active and not self._stop_deadline:
+            workers = self._supervisor.resize_global_pool(by)
+            if workers and self._log.info:
+                self._log.info("Pool resized", pool=GLOBAL, workers=workers)
 
-    def _purge(self, asker: ControlClient, request: Mapping[str, Any]) -> None:
+    def _purge(self, client: ControlClient, request: Mapping[str, Any]) -> None:
         """Have the cache forget one key of a map, all of an entry, or everything."""
         name, key = request.get("name"), request.get("key")
         keys = [cache_key.map_key(str(name), str(key))] if key is not None else []
-        forgotten = self._staff.store.purge(None if name is None else str(name), keys)
+        forgotten = self._supervisor.cache_client.purge(None if name is None else str(name), keys)
         if forgotten is None:
-            control_server.refuse([asker], "the cache does not answer, or is not enabled")
+            control_server.refuse([client], "the cache does not answer, or is not enabled")
         else:
-            control_server.answer([asker], {"ok": True, "forgotten": forgotten})
+            control_server.reply([client], {"ok": True, "forgotten": forgotten})
 
     def _status(self) -> dict[str, Any]:
-        return status.of(self._generation, self._board, self._staff.children.values())
+        return status.snapshot(self._supervisor.generation, self._board, self._supervisor.children.values())
 
-    def _tell_status(self) -> None:
+    def _log_status(self) -> None:
         if self._log.info:
             for line in status.lines(self._status()):
                 self._log.info("Status", line=line)
 
-    def _summary(self) -> str:
-        return f"Generation {self._generation.number}, {len(self._staff.slots)} workers"
 
-
-def _noted(*_: object) -> None:
-    """Signals arrive through the wakeup descriptor; a handler has to exist for that."""
-
-
-def _needs_restart(old: Settings, new: Settings) -> list[str]:
-    keys = ("run_as_user", "run_as_group", "chroot", "runtime_directory")
-    return [f"server.{key}" for key in keys if getattr(old.server, key) != getattr(new.server, key)]
+def _ignore(*_: object) -> None:
+    """Signals arrive through the wakeup descriptor, which needs a handler to be set."""

@@ -1,23 +1,21 @@
-"""Parking: holds the connections that nobody is serving, and gives each away when it has something to say.
+"""Parking: holds the connections that no worker is serving, and hands each to a worker when its client sends something.
 
-What scache(8) is to Postfix's outgoing connections, this process is to incoming ones: workers hand it clients that
-are silent, it waits for all of them at once, and puts those that speak into their pool's ready queue, in order. It
-reads only from clients that were parked in the middle of a request, so that one that sends a byte a minute costs no
-worker anything; whoever has said nothing yet is given away unread.
+It does for incoming connections what Postfix's scache(8) does for outgoing ones. Workers hand it connections that are
+silent. It waits for all of them at once, and puts those that become readable into their pool's ready queue, in order.
+It reads only from connections that were parked in the middle of a request, so that a client that sends a byte a minute
+costs no worker anything; all others are handed over unread.
 
-It also opens the door to SASL clients, and greets them: they say nothing before the greeting, and must have it within
-a second whatever the workers are doing.
+It also accepts and greets SASL clients (see `acceptor`).
 
-Its loss costs the connections it holds, which their clients open again; its sockets are the master's, so the next
-parking process goes on where this one stopped.
+If it dies, the connections that it holds are lost, and their clients open them again. Its sockets belong to the master, so
+the next parking process continues where this one stopped.
 
-Sockets: `arrivals` (workers -> parking, one for all), per pool `queue` (parking -> whichever worker is free),
-`channel` (the master's orders, with descriptors; its end of file means that the master is gone).
+Sockets: `arrivals` (workers -> parking, one for all), a queue per pool (parking -> whichever worker is free), and
+`channel` (the master's messages, with descriptors; its end of file means that the master is gone).
 """
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
@@ -32,33 +30,31 @@ from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
 from pfxhttpd.io.handoff import Connection, Receiver
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
-from pfxhttpd.process.child import CONFIG_APPLIED, GO, READY
+from pfxhttpd.process import client_io
+from pfxhttpd.process.acceptor import RETRY_INTERVAL, SaslAcceptor
+from pfxhttpd.process.child import CONFIG_APPLIED, READY, START
 from pfxhttpd.process.parking_config import MAX_DESCRIPTORS, ParkingConfig
 from pfxhttpd.process.ready_queue import ReadyQueue
-from pfxhttpd.process.sasl_acceptor import SaslAcceptor
-from pfxhttpd.service import log_context
+from pfxhttpd.service import CloseConnection
 from pfxhttpd.wire import dovecot_lines, policy, socketmap
 
-READ = 65536
 BATCH = 64
-"""Arrivals taken before the clients are looked at again."""
-QUEUE_PAUSE = 0.05
-"""Seconds until a queue that took nothing, though it seemed to have room, is tried again."""
-TITLE_PAUSE = 1.0
+"""Arrivals that are received before the parked connections are looked at again."""
+QUEUE_INTERVAL = 0.05
+"""Seconds until a queue that took nothing, though it seemed to have space, is tried again."""
+TITLE_INTERVAL = 1.0
 """Seconds between changes of the process title."""
-CROWDED_PAUSE = 0.2
-"""Seconds between looks at the number of connections while it is at its limit and nothing is accepted."""
 FIONREAD = 0x541B
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP
-_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
-WHOLE: Mapping[str, Callable[[bytes, int], bool]] = {
+IS_COMPLETE: Mapping[str, Callable[[bytes, int], bool]] = {
     SOCKET_MAP: socketmap.is_complete,
     POLICY_SERVICE: policy.is_complete,
     DOVECOT_SASL: lambda buffer, _: dovecot_lines.is_complete(buffer),
 }
-"""Per kind of client: does somebody have to look at these bytes?"""
+"""For each kind of connection: does a worker have to look at these bytes?"""
 
 
 class Parking:
@@ -67,19 +63,21 @@ class Parking:
         arrivals: socket.socket,
         channel: socket.socket,
         queues: Mapping[int, socket.socket],
-        doors: list[socket.socket],
-        plan: ParkingConfig,
+        sasl_sockets: list[socket.socket],
+        config: ParkingConfig,
         board: Scoreboard,
         logger: Logger,
     ) -> None:
-        self._receiver, self._channel, self._plan = Receiver(arrivals), channel, plan
+        self._receiver, self._channel, self._config = Receiver(arrivals), channel, config
         self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
-        self._greeter = SaslAcceptor(doors, plan, self._epoll, logger)
+        self._acceptor = SaslAcceptor(self._epoll, logger)
+        self._acceptor.configure(sasl_sockets, config.sasl_listeners, logger)
         self._parked: OrderedDict[int, tuple[float, Connection]] = OrderedDict()
+        """By descriptor: when the client was last heard (monotonic seconds), and the connection. Oldest first."""
         self._arrived = 0
-        self._title_at, self._title_for = 0.0, -1
+        self._title_set_at, self._title_count = 0.0, -1
         self._leaving = False
 
     def _queue(self, index: int, sender: socket.socket) -> ReadyQueue:
@@ -88,50 +86,51 @@ class Parking:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until the master says so or is gone."""
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(ignored, signal.SIG_IGN)
+        """Serve until the master closes the channel or is gone."""
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
         self._senders = {queue.fd: queue for queue in self._queues.values()}
         self._epoll.register(self._receiver.fileno(), select.EPOLLIN)
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
         self._publish()
         self._channel.send(READY)
         while not self._leaving:
-            self._greeter.mind(room=self._board.connections < self._plan.most)
-            heard = self._epoll.poll(self._patience())
-            if not heard:
+            self._acceptor.update(allowed=self._board.connections < self._config.max_connections)
+            events = self._epoll.poll(self._timeout())
+            if not events:
                 self._board.forget_in_transit()
-            for fd, events in heard:
+            for fd, mask in events:
                 if fd == self._receiver.fileno():
-                    self._take_arrivals()
+                    self._receive_arrivals()
                 elif fd == self._channel.fileno():
-                    self._obey()
-                elif fd in self._greeter:
-                    self._greet(fd)
+                    self._read_channel()
+                elif fd in self._acceptor:
+                    self._accept(fd)
                 elif fd in self._senders:
                     self._senders[fd].deliver()
                 elif fd in self._parked:
-                    self._hear(fd, events)
+                    self._on_event(fd, mask)
             self._close_idle()
             for queue in self._queues.values():
-                queue.tend()
+                queue.maintain()
             self._publish()
 
-    def _patience(self) -> float | None:
-        waits = []
+    def _timeout(self) -> float | None:
+        """Seconds until something is due; None if nothing is."""
+        due = []
         if self._parked:
-            since, _ = next(iter(self._parked.values()))
-            waits.append(since + self._plan.idle - time.monotonic())
+            heard_at, _ = next(iter(self._parked.values()))
+            due.append(heard_at + self._config.idle_timeout - time.monotonic())
         if self._board.in_transit or any(queue.waiting for queue in self._queues.values()):
-            waits.append(QUEUE_PAUSE)
-        if self._greeter.kept_out:
-            waits.append(CROWDED_PAUSE)
-        if self._title_for != len(self._parked):
-            waits.append(self._title_at + TITLE_PAUSE - time.monotonic())
-        return max(0.0, min(waits)) if waits else None
+            due.append(QUEUE_INTERVAL)
+        if self._acceptor.paused:
+            due.append(RETRY_INTERVAL)
+        if self._title_count != len(self._parked):
+            due.append(self._title_set_at + TITLE_INTERVAL - time.monotonic())
+        return max(0.0, min(due)) if due else None
 
-    def _obey(self) -> None:
-        """A new plan, with the senders of new pools; or the end."""
+    def _read_channel(self) -> None:
+        """A new configuration, with the queue senders of new pools and the SASL listeners; or the end."""
         try:
             message, descriptors, _, _ = socket.recv_fds(self._channel, 65536, MAX_DESCRIPTORS)
         except BlockingIOError:
@@ -139,120 +138,123 @@ class Parking:
         if not message:
             self._leaving = True
             return
-        if message == GO:
-            return
-        plan, added = ParkingConfig.unpack(message)
-        self._plan = plan
-        self._log = self._log.with_settings(plan.logging)
-        self._greeter.change([socket.socket(fileno=fd) for fd in descriptors[len(added) :]], plan, self._log)
-        for index, descriptor in zip(added, descriptors):
+        if message != START:
+            self._configure(message, descriptors)
+
+    def _configure(self, message: bytes, descriptors: list[int]) -> None:
+        config, added = ParkingConfig.unpack(message)
+        self._config = config
+        self._log = self._log.with_settings(config.logging)
+        sasl_sockets = [socket.socket(fileno=fd) for fd in descriptors[len(added) :]]
+        self._acceptor.configure(sasl_sockets, config.sasl_listeners, self._log)
+        for index, descriptor in zip(added, descriptors, strict=False):
             sender = socket.socket(fileno=descriptor)
             sender.setblocking(False)
             self._queues[index] = self._senders[descriptor] = self._queue(index, sender)
-        used = {*plan.pools.values(), plan.default}
+        used = {*config.pools.values(), config.default_pool}
         for index in [index for index in self._queues if index not in used]:
-            gone = self._queues.pop(index)
-            del self._senders[gone.fd]
-            for fd, client in gone.close():
-                self._ready(fd, client)
+            removed = self._queues.pop(index)
+            del self._senders[removed.fd]
+            for fd, connection in removed.close():
+                self._enqueue(fd, connection)
         self._channel.send(CONFIG_APPLIED)
 
-    # -- clients ------------------------------------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------------------
 
-    def _take_arrivals(self) -> None:
+    def _receive_arrivals(self) -> None:
         for _ in range(BATCH):
-            taken = self._receiver.receive()
-            if taken is None:
+            received = self._receiver.receive()
+            if received is None:
                 return
             self._arrived += 1
-            fd, client = taken
-            if client.unread and not client.unsent and WHOLE[client.kind](client.unread, 0):
-                self._ready(fd, client)
+            fd, connection = received
+            if not connection.unsent and self._is_complete(connection):
+                self._enqueue(fd, connection)
             else:
-                self._parked[fd] = (time.monotonic(), client)
-                self._epoll.register(fd, select.EPOLLOUT if client.unsent else _READABLE)
+                self._park(fd, connection)
 
-    def _greet(self, door: int) -> None:
-        accepted = self._greeter.accept(door)
+    def _accept(self, listener: int) -> None:
+        accepted = self._acceptor.accept(listener)
         if accepted:
-            fd, client = accepted
-            self._parked[fd] = (time.monotonic(), client)
-            self._epoll.register(fd, select.EPOLLOUT)
-            self._send(fd, client)
+            fd, connection = accepted
+            self._park(fd, connection)
+            self._send(fd, connection)
 
-    def _hear(self, fd: int, events: int) -> None:
-        """A parked client speaks, hangs up, or takes more of a reply."""
-        _, client = self._parked[fd]
-        if client.unsent:
-            self._send(fd, client)
-        elif client.unread or (events & _GONE and not _pending(fd)):
-            self._read(fd, client)
+    def _on_event(self, fd: int, mask: int) -> None:
+        """The client of a parked connection has sent something, has hung up, or can take more of a reply."""
+        _, connection = self._parked[fd]
+        if connection.unsent:
+            self._send(fd, connection)
+        elif connection.unread or (mask & _HANGUP and not _bytes_readable(fd)):
+            self._receive(fd, connection)
         else:
             self._unpark(fd)
-            self._ready(fd, client)
+            self._enqueue(fd, connection)
 
-    def _send(self, fd: int, client: Connection) -> None:
+    def _send(self, fd: int, connection: Connection) -> None:
         try:
-            client.unsent = client.unsent[os.write(fd, client.unsent) :]
-        except BlockingIOError:
+            client_io.send(fd, connection)
+        except CloseConnection as error:
+            self._close(fd, error.reason)
             return
-        except OSError as error:
-            self._close(fd, error.strerror or "connection lost")
+        if connection.unsent:
             return
-        if client.unsent:
-            return
-        if client.unread and WHOLE[client.kind](client.unread, 0):
+        if self._is_complete(connection):
             self._unpark(fd)
-            self._ready(fd, client)
+            self._enqueue(fd, connection)
         else:
             self._epoll.modify(fd, _READABLE)
 
-    def _read(self, fd: int, client: Connection) -> None:
+    def _receive(self, fd: int, connection: Connection) -> None:
+        seen = len(connection.unread)
         try:
-            data = os.read(fd, READ)
-        except BlockingIOError:
+            if not client_io.receive(fd, connection):
+                return
+        except CloseConnection as error:
+            self._close(fd, error.reason)
             return
-        except OSError as error:
-            self._close(fd, error.strerror or "connection lost")
-            return
-        if not data:
-            self._close(fd, "in the middle of a request" if client.unread else "")
-            return
-        seen = len(client.unread)
-        client.unread += data
-        if WHOLE[client.kind](client.unread, seen):
+        if self._is_complete(connection, seen):
             self._unpark(fd)
-            self._ready(fd, client)
+            self._enqueue(fd, connection)
         else:
-            self._parked[fd] = (time.monotonic(), client)
-            self._parked.move_to_end(fd)
+            self._touch(fd, connection)
 
-    def _ready(self, fd: int, client: Connection) -> None:
-        """A client that a worker has to look at."""
-        self._queues[self._plan.pools.get(client.endpoint, self._plan.default)].add(fd, client)
+    @staticmethod
+    def _is_complete(connection: Connection, seen: int = 0) -> bool:
+        return bool(connection.unread) and IS_COMPLETE[connection.kind](connection.unread, seen)
+
+    def _park(self, fd: int, connection: Connection) -> None:
+        self._parked[fd] = (time.monotonic(), connection)
+        self._epoll.register(fd, select.EPOLLOUT if connection.unsent else _READABLE)
 
     def _unpark(self, fd: int) -> None:
         del self._parked[fd]
         self._epoll.unregister(fd)
 
+    def _touch(self, fd: int, connection: Connection) -> None:
+        """The client was heard just now."""
+        self._parked[fd] = (time.monotonic(), connection)
+        self._parked.move_to_end(fd)
+
+    def _enqueue(self, fd: int, connection: Connection) -> None:
+        """Have a worker look at the connection."""
+        self._queues[self._config.pools.get(connection.endpoint, self._config.default_pool)].add(fd, connection)
+
     def _close(self, fd: int, reason: str) -> None:
-        _, client = self._parked[fd]
+        _, connection = self._parked[fd]
         self._unpark(fd)
-        os.close(fd)
-        if self._log.info:
-            self._log.info("Connection closed", **log_context.fields(client), **({"reason": reason} if reason else {}))
+        client_io.close(fd, connection, reason, self._log)
 
     def _close_idle(self) -> None:
-        """Clients are in the order in which they were last heard. A SASL client may be silent for ever: over TCP,
-        Postfix would answer its user 454 for a connection that we closed."""
-        limit = time.monotonic() - self._plan.idle
+        """Close connections that have been silent for too long. A SASL client may be silent for ever: over TCP, Postfix
+        would answer its user 454 for a connection that was closed."""
+        limit = time.monotonic() - self._config.idle_timeout
         while self._parked:
-            fd, (since, client) = next(iter(self._parked.items()))
-            if since > limit:
+            fd, (heard_at, connection) = next(iter(self._parked.items()))
+            if heard_at > limit:
                 return
-            if client.kind == DOVECOT_SASL:
-                self._parked[fd] = (time.monotonic(), client)
-                self._parked.move_to_end(fd)
+            if connection.kind == DOVECOT_SASL:
+                self._touch(fd, connection)
             else:
                 self._close(fd, "idle for too long")
 
@@ -262,12 +264,12 @@ class Parking:
         parked = len(self._parked)
         self._board.set_parked(parked + sum(queue.waiting for queue in self._queues.values()), self._arrived)
         self._arrived = 0
-        if self._title_for != parked and time.monotonic() >= self._title_at + TITLE_PAUSE:
+        if self._title_count != parked and time.monotonic() >= self._title_set_at + TITLE_INTERVAL:
             setproctitle(f"pfxhttpd: parking {parked} clients")
-            self._title_for, self._title_at = parked, time.monotonic()
+            self._title_count, self._title_set_at = parked, time.monotonic()
 
 
-def _pending(fd: int) -> int:
-    """Bytes that could be read from a socket. Whoever has said something before it hung up is given away unread, too:
-    it may have been a password, and parking has no business with those."""
+def _bytes_readable(fd: int) -> int:
+    """Bytes that could be read from a socket. What a client sent before it hung up is handed over unread as well: it may be
+    a password, which parking must not see."""
     return int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), "little")

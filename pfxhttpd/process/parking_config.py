@@ -46,5 +46,7 @@ class ParkingConfig:
     @classmethod
     def unpack(cls, message: bytes) -> tuple[ParkingConfig, list[int]]:
         """The inverse of `pack`: the configuration, and the indexes of the pools that were added."""
-        *fields, listeners, logging, added = marshal.loads(message)
-        return cls(*fields, tuple(SaslListener(*listener) for listener in listeners), Logging(*logging)), added
+        pools, default_pool, idle_timeout, max_connections, listeners, logging, added = marshal.loads(message)
+        sasl_listeners = tuple(SaslListener(*listener) for listener in listeners)
+        config = cls(pools, default_pool, idle_timeout, max_connections, sasl_listeners, Logging(*logging))
+        return config, added

@@ -1,5 +1,5 @@
-"""A pool's ready queue, from parking's side: clients go into the kernel's queue, where the next free worker finds them, and
-those that it has no room for wait behind it, in order."""
+"""A pool's ready queue, as parking sees it: connections go into the kernel's queue, where the next free worker finds
+them. Those for which the kernel has no space wait behind it, in order."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pfxhttpd.io import handoff
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import PoolRow
-from pfxhttpd.service import log_context
+from pfxhttpd.service.log_context import connection_fields
 
 SIOCOUTQ = 0x5411
-CERTAIN = 1.0
-"""Seconds after which a worker that took a client has said so, or is dead."""
+COUNT_DELAY = 1.0
+"""Seconds after which a worker that took a connection has counted it, or is dead."""
 
 
 class ReadyQueue:
-    """One pool's. `epoll` is parking's: it tells when the kernel has room again."""
+    """The queue of one pool. `epoll` is parking's; it reports when the kernel has space again."""
 
     def __init__(self, sender: socket.socket, row: PoolRow, epoll: select.epoll, logger: Logger) -> None:
         self._sender, self._row, self._epoll, self._log = sender, row, epoll, logger
-        self._kept: deque[tuple[int, Connection]] = deque()
+        self._overflow: deque[tuple[int, Connection]] = deque()
         self._full = False
-        self._doubted: tuple[int, float] | None = None
-        """What workers had taken when the queue was first seen empty against the count, and since when."""
+        self._miscounted: tuple[int, float] | None = None
+        """How many connections the workers had taken when an empty queue was first seen with another count, and when."""
 
     @property
     def fd(self) -> int:
@@ -38,43 +38,43 @@ class ReadyQueue:
 
     @property
     def waiting(self) -> int:
-        """Clients that no worker has taken yet."""
+        """Connections that no worker has taken yet."""
         return self._row.waiting
 
-    def add(self, fd: int, client: Connection) -> None:
-        """A client that a worker has to look at."""
-        self._kept.append((fd, client))
-        if len(self._kept) == 1:
+    def add(self, fd: int, connection: Connection) -> None:
+        """Append a connection that a worker has to look at."""
+        self._overflow.append((fd, connection))
+        if len(self._overflow) == 1:
             self.deliver()
 
-    def tend(self) -> None:
-        """Try again what failed for another reason than a full queue, and count anew what only the kernel knows."""
-        if self._kept and not self._full:
+    def maintain(self) -> None:
+        """Try again what failed for another reason than a full queue, and correct the count of an empty one."""
+        if self._overflow and not self._full:
             self.deliver()
-        elif not self._kept and self._row.waiting:
-            self._count_anew()
+        elif not self._overflow and self._row.waiting:
+            self._correct_count()
 
-    def _count_anew(self) -> None:
-        """Between taking a client and saying so, a worker looks like one that died with it; so the count is put right
-        only when an empty queue and a count that says otherwise have stood beside each other for a while."""
+    def _correct_count(self) -> None:
+        """A worker that has taken a connection and not counted it yet looks like one that died with it. So the count is
+        corrected only when the queue has been empty, and the count has been another, for a while."""
         self._row.publish(0)
         if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
-            self._doubted = None
+            self._miscounted = None
             return
         now, taken = time.monotonic(), self._row.taken
-        if self._doubted is None or self._doubted[0] != taken:
-            self._doubted = (taken, now)
-        elif now - self._doubted[1] >= CERTAIN:
+        if self._miscounted is None or self._miscounted[0] != taken:
+            self._miscounted = (taken, now)
+        elif now - self._miscounted[1] >= COUNT_DELAY:
             self._row.reset(0)
-            self._doubted = None
+            self._miscounted = None
 
     def deliver(self) -> None:
-        """Put clients where the next free worker finds them, as many as the kernel takes."""
-        kept, full = self._kept, False
-        while kept:
-            fd, client = kept[0]
+        """Put as many connections as the kernel takes where the next free worker finds them."""
+        overflow, full = self._overflow, False
+        while overflow:
+            fd, connection = overflow[0]
             try:
-                handoff.send(self._sender, fd, client.pack())
+                handoff.send(self._sender, fd, connection.pack())
             except BlockingIOError:
                 full = True
                 break
@@ -82,14 +82,13 @@ class ReadyQueue:
                 if error.errno != errno.EMSGSIZE:
                     break  # too many descriptors in flight: some worker takes one soon
                 if self._log.error:
-                    self._log.error(
-                        "Connection closed", **log_context.fields(client), reason="net.core.wmem_max is too small"
-                    )
+                    reason = "net.core.wmem_max is too small"
+                    self._log.error("Connection closed", **connection_fields(connection), reason=reason)
             else:
                 self._row.count_sent()
-            kept.popleft()
+            overflow.popleft()
             os.close(fd)
-        self._row.publish(len(kept))
+        self._row.publish(len(overflow))
         if full is not self._full:
             self._full = full
             if full:
@@ -98,8 +97,8 @@ class ReadyQueue:
                 self._epoll.unregister(self._sender.fileno())
 
     def close(self) -> list[tuple[int, Connection]]:
-        """The pool is no more; returns the clients that still waited here."""
+        """The pool was removed; returns the connections that are still waiting here."""
         if self._full:
             self._epoll.unregister(self._sender.fileno())
         self._sender.close()
-        return list(self._kept)
+        return list(self._overflow)

@@ -24,41 +24,43 @@ from pfxhttpd.io.cache import directory as cache_directory
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.pidfile import PidFile
 from pfxhttpd.io.systemd import Notifier, passed_sockets
-from pfxhttpd.process.master import Load, Master
+from pfxhttpd.process.master import Master
+from pfxhttpd.process.reload import Load
 
-INSIDE = "/run/pfxhttp"
-"""Where the processes meet inside a jail."""
+DIRECTORY_IN_JAIL = "/run/pfxhttp"
+"""The runtime directory inside a jail, for the cache's socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartNotifier:
-    """The process that was started and waits for a word; -1 for `told` when there is none, in the foreground."""
+    """The pipe to the process that was started with `--daemon` and waits for the outcome; -1 in the foreground."""
 
-    told: int = -1
+    descriptor: int = -1
 
     def serving(self) -> None:
-        """It may go, and with it its terminal: standard error is nobody's from here on."""
-        if self.told >= 0:
+        """Let that process exit with 0, and let go of standard error, which may be its terminal."""
+        if self.descriptor >= 0:
             self.failed(os.EX_OK)
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 2)
             os.close(null)
 
     def failed(self, code: int) -> None:
-        if self.told >= 0:
-            os.write(self.told, bytes([code]))
-            os.close(self.told)
+        """Let that process exit with this code."""
+        if self.descriptor >= 0:
+            os.write(self.descriptor, bytes([code]))
+            os.close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class StartOptions:
-    """How the server is to be started: the pid file's path or "", and who waits for it to serve."""
+    """How the server is started: the pid file's path or "", and the process that waits for it to serve."""
 
     pidfile: str = ""
-    starter: StartNotifier = StartNotifier()
+    notifier: StartNotifier = StartNotifier()
 
 
-def serve(settings: Settings, load: Load, start: StartOptions, environ: Mapping[str, str]) -> int:
+def serve(settings: Settings, load: Load, options: StartOptions, environ: Mapping[str, str]) -> int:
     """Start, serve until told to stop, and return the exit code (sysexits.h)."""
     environ = dict(environ)
     server = settings.server
@@ -68,16 +70,16 @@ def serve(settings: Settings, load: Load, start: StartOptions, environ: Mapping[
     try:
         identity = jail.resolve(server.run_as_user, server.run_as_group, server.chroot)
         owner = (identity.uid, identity.gid) if identity.descends else None
-        if start.pidfile:
-            pidfile = PidFile.take(start.pidfile)
+        if options.pidfile:
+            pidfile = PidFile.take(options.pidfile)
         passed = passed_sockets(environ, os.getpid())
         notifier = Notifier(environ)
         runtime = control.directory(server.runtime_directory, environ)
         control.make_directory(runtime, owner)
-        meeting = os.path.join(INSIDE if server.chroot else runtime, "cache")
-        cache_directory.make(f"{server.chroot}{meeting}", owner)
+        private = os.path.join(DIRECTORY_IN_JAIL if server.chroot else runtime, "cache")
+        cache_directory.make(f"{server.chroot}{private}", owner)
         logger = Logger.open(server.logging)
-        master = Master(settings, load, logger, notifier, runtime, meeting, passed, owner)
+        master = Master(settings, load, logger, notifier, runtime, private, passed, owner)
         if server.chroot:
             jail.preload("pfxhttpd")
             jail.enter(server.chroot)
@@ -91,12 +93,12 @@ def serve(settings: Settings, load: Load, start: StartOptions, environ: Mapping[
         if pidfile:
             pidfile.remove()
         code = error.exit_code
-        start.starter.failed(code)
+        options.notifier.failed(code)
         return code
     try:
-        code = master.run(start.starter.serving)
+        code = master.run(options.notifier.serving)
         if code:
-            start.starter.failed(code)
+            options.notifier.failed(code)
         return code
     finally:
         if pidfile:
@@ -104,34 +106,34 @@ def serve(settings: Settings, load: Load, start: StartOptions, environ: Mapping[
 
 
 def _raise_limit() -> None:
-    """As many descriptors as the system lets us have: parked clients cost nothing else."""
+    """Raise the limit of descriptors as far as the system allows. Parked connections cost nothing else."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def daemonize(preserve: list[int]) -> StartNotifier:
-    """Go on as a daemon that keeps the descriptors `preserve` and, until it serves, standard error.
+    """Continue as a daemon that keeps the descriptors `preserve` and, until it serves, standard error.
 
-    Standard output stays when it is no terminal, since it may be where the log goes. In the process that was started
-    this does not return: it exits with 0 when the daemon serves, or with the exit code that the daemon ended with.
+    Standard output is kept unless it is a terminal, because it may be where the log goes. In the process that was
+    started this does not return: it exits with 0 when the daemon serves, or with the exit code of the daemon.
     """
-    heard, told = os.pipe()
+    outcome, notify = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    middle = os.fork()
-    if middle:
-        os.close(told)
-        os.waitpid(middle, 0)
-        word = os.read(heard, 1)
-        os._exit(word[0] if word else os.EX_SOFTWARE)
-    os.close(heard)
+    child = os.fork()
+    if child:
+        os.close(notify)
+        os.waitpid(child, 0)
+        code = os.read(outcome, 1)
+        os._exit(code[0] if code else os.EX_SOFTWARE)
+    os.close(outcome)
     DaemonContext(
         detach_process=True,
         umask=0o077,
-        files_preserve=[told, *preserve],
+        files_preserve=[notify, *preserve],
         stdout=None if os.isatty(1) else sys.stdout,
         stderr=sys.stderr,
         signal_map={},
     ).open()
-    return StartNotifier(told)
+    return StartNotifier(notify)

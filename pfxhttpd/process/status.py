@@ -1,4 +1,4 @@
-"""What `status` shows: a picture of the scoreboard, as values and as lines for people."""
+"""What `status` shows: a snapshot of the scoreboard, as values and as lines for people."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pfxhttpd.rules.breaker import STATE_NAMES
 from pfxhttpd.service.backend import plain_target
 
 
-def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
+def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
     """The state of the server, in values that JSON can hold. Durations are seconds."""
     now = time.monotonic()
     workers, others = [], []
-    titles = {place.index: place.title for place in generation.places.values()}
+    titles = {pool.index: pool.title for pool in generation.pools.values()}
     for child in children:
         if child.row < 0:
             others.append({"process": child.name, "pid": child.pid, "state": child.state.value})
@@ -40,13 +40,13 @@ def of(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> 
         )
     pools = [
         {
-            "pool": place.title,
-            "workers": place.pool.max_workers,
-            "waiting": board.pool(place.index).waiting,
-            "max_queue": place.pool.max_queue,
-            "listeners": list(place.doors),
+            "pool": pool.title,
+            "workers": pool.pool.max_workers,
+            "waiting": board.pool(pool.index).waiting,
+            "max_queue": pool.pool.max_queue,
+            "listeners": list(pool.listeners),
         }
-        for place in generation.places.values()
+        for pool in generation.pools.values()
     ]
     return {
         "version": __version__,
@@ -71,19 +71,19 @@ def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[st
 
 def lines(status: Mapping[str, Any]) -> list[str]:
     """The same for people, one line each."""
-    said = [
+    text = [
         (
             f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
             f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
         )
     ]
     for pool in status["pools"]:
-        said.append(
+        text.append(
             f"pool {pool['pool']}: {pool['workers']} workers, {pool['waiting']} of {pool['max_queue']} waiting, "
             f"listening on {' '.join(pool['listeners'])}"
         )
     cache = status["cache"]
-    said.append(
+    text.append(
         f"cache: {cache['entries']} entries, {cache['bytes']} bytes, {cache['hits']} hits, {cache['misses']} misses, "
         f"{cache['evictions']} evictions"
         if cache["enabled"]
@@ -91,9 +91,9 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     )
     for target in status["targets"]:
         since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
-        said.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
+        text.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
     for worker in status["workers"]:
-        doing = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
-        said.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{doing}, {worker['requests']} requests")
-    said += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
-    return said
+        busy = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
+        text.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {worker['requests']} requests")
+    text += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
+    return text

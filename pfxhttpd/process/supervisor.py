@@ -1,6 +1,6 @@
-"""The posts that are always to be filled, and who fills them: births, deaths, reliefs.
+"""The slots that always have a child, and what fills them: forks, exits, replacements.
 
-`crew` knows what a child is; here is which children there should be, by the generation that serves.
+`child` knows what a child process is; this file knows which children there have to be for the generation that serves.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pfxhttpd.io import connection_limit, handoff
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process import cache
-from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, RETIRE, Child, Slot, State, fork
+from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, Child, Slot, State, fork
 from pfxhttpd.process.context import WorkerContext
-from pfxhttpd.process.generation import Generation
+from pfxhttpd.process.generation import GLOBAL, Generation
 from pfxhttpd.process.parking import Parking
 from pfxhttpd.process.worker import Worker
 
-GRACE = 5.0
+STUCK_AFTER = 5.0
 """Seconds past a request's deadline after which its worker counts as stuck."""
 
 WorkerKey = tuple[str, int]
-"""A worker's post: its pool's key and its number in it."""
+"""A worker's slot: its pool's key and its number in the pool."""
 
 
 class Supervisor:
@@ -47,23 +47,23 @@ class Supervisor:
         self._board, self._selector, self._private = board, selector, private
         self.generation = generation
         self.children: dict[int, Child] = {}
-        self.slots: dict[WorkerKey, Slot] = {}
+        self.worker_slots: dict[WorkerKey, Slot] = {}
         self.parking = Slot("parking")
         self.cache = Slot("cache")
         self._cache_directory, self._authkey = cache_directory, os.urandom(32)
-        self.store = CacheClient(cache_directory, self._authkey)
-        """The master's own way to the cache; each worker makes one for itself."""
+        self.cache_client = CacheClient(cache_directory, self._authkey)
+        """The master's own connection to the cache; each worker makes one for itself."""
         self._arrivals, self._arrivals_sender = handoff.socket_pair()
-        self._ledger = connection_limit.lock_file()
-        self.plans = 0
-        """How many plans parking has been sent and does not go by yet."""
-        self._dissolving: list[Child] = []
+        self._limit_file = connection_limit.lock_file()
+        self.unapplied_configs = 0
+        """How many configurations parking has been sent and does not use yet."""
+        self._to_drain: list[Child] = []
 
-    # -- posts --------------------------------------------------------------------------------------------------
+    # -- slots --------------------------------------------------------------------------------------------------
 
-    def posts(self) -> list[Slot]:
+    def slots(self) -> list[Slot]:
         helpers = [self.cache, self.parking] if self._wants_cache() else [self.parking]
-        return [*helpers, *self.slots.values()]
+        return [*helpers, *self.worker_slots.values()]
 
     def _wants_cache(self) -> bool:
         return self.generation.settings.server.response_cache.enabled
@@ -71,75 +71,91 @@ class Supervisor:
     def workers(self) -> list[Child]:
         return [child for child in self.children.values() if child.row >= 0]
 
-    def serving(self) -> bool:
-        """Whether every post is filled by somebody who serves."""
-        return all(slot.child is not None and slot.child.state is State.SERVING for slot in self.posts())
+    def all_serving(self) -> bool:
+        """Whether every slot has a child that serves."""
+        return all(slot.child is not None and slot.child.state is State.SERVING for slot in self.slots())
 
-    def fill(self, now: float) -> list[str]:
-        """Give every post that is vacant, and whose pause is over, a child. Returns why some could not be filled."""
-        posts: list[tuple[Slot, Callable[[], Child]]] = [(self.parking, self._fork_parking)]
+    def spawn_missing(self, now: float) -> list[str]:
+        """Fork a child for every slot that is vacant and due. Returns why some could not be forked."""
+        wanted: list[tuple[Slot, Callable[[], Child]]] = [(self.parking, self._fork_parking)]
         if self._wants_cache():
-            posts.insert(0, (self.cache, self._fork_cache))
+            wanted.insert(0, (self.cache, self._fork_cache))
         elif self.cache.child is not None:
             self.cache.child.dismiss()
         for key in worker_keys(self.generation):
-            slot = self.slots.setdefault(key, Slot(worker_title(self.generation, key)))
-            posts.append((slot, partial(self.fork_worker, self.generation, key)))
+            slot = self.worker_slots.setdefault(key, Slot(worker_title(self.generation, key)))
+            wanted.append((slot, partial(self.fork_worker, self.generation, key)))
         failures = []
-        for slot, birth in posts:
+        for slot, fork_child in wanted:
             if slot.vacant and slot.due <= now:
                 try:
-                    slot.take(birth())
+                    slot.add(fork_child())
                 except (OSError, RuntimeError) as error:
-                    slot.failed(now)
+                    slot.on_failure(now)
                     failures.append(f"{slot.name} cannot be started: {error}")
         return failures
 
-    def due(self) -> list[float]:
-        """When posts that are vacant now may be filled again."""
-        return [slot.due for slot in self.posts() if slot.vacant]
+    def summary(self) -> str:
+        """One line for the service manager."""
+        return f"Generation {self.generation.number}, {len(self.worker_slots)} workers"
 
-    # -- births -------------------------------------------------------------------------------------------------
+    def resize_global_pool(self, by: int) -> int:
+        """Change the number of the global pool's workers; returns the new number, 0 if it cannot be changed so."""
+        if GLOBAL not in self.generation.pools:
+            return 0
+        workers = self.generation.pools[GLOBAL].pool.max_workers + by
+        if workers < 1:
+            return 0
+        self.generation = self.generation.resized(workers)
+        slot = self.worker_slots.pop((GLOBAL, workers + 1), None)
+        for child in slot.children if slot else ():
+            child.retire()
+        return workers
+
+    def due(self) -> list[float]:
+        """When the slots that are vacant now may be filled (monotonic seconds)."""
+        return [slot.due for slot in self.slots() if slot.vacant]
+
+    # -- forks --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def settle() -> None:
-        """What is alive now is shared with every child: the collector is never to touch its pages again."""
+    def freeze_memory() -> None:
+        """Everything that is alive now is shared with each child; the collector must not touch its pages again."""
         gc.collect()
         gc.freeze()
 
     def fork_worker(self, generation: Generation, key: WorkerKey) -> Child:
-        """A worker of that generation; it waits for the word to begin. Raises `OSError`, `RuntimeError`."""
-        place = generation.places[key[0]]
-        named, client = worker_title(generation, key), generation.settings.server.http_client
-        greeted = generation.sasl_sockets()
-        doors = {where: door for where, door in place.doors.items() if door not in greeted}
-        row = self._board.allocate_worker(place.index, key[1], generation.number)
+        """A worker of that generation; it waits for START. Raises OSError, RuntimeError."""
+        pool = generation.pools[key[0]]
+        title, client = worker_title(generation, key), generation.settings.server.http_client
+        sasl_sockets = generation.sasl_sockets()
+        listeners = {endpoint: sock for endpoint, sock in pool.listeners.items() if sock not in sasl_sockets}
+        row = self._board.allocate_worker(pool.index, key[1], generation.number)
 
-        def live(channel: socket.socket) -> None:
-            post = WorkerContext(
-                title=named,
-                pool=place.pool,
-                pool_row=self._board.pool(place.index),
+        def run(channel: socket.socket) -> None:
+            context = WorkerContext(
+                title=title,
+                pool=pool.pool,
+                pool_row=self._board.pool(pool.index),
                 row=self._board.worker(row),
                 board=self._board,
-                listeners=doors,
-                ready=place.ready,
+                listeners=listeners,
+                ready=pool.ready,
                 parking=self._arrivals_sender,
                 channel=channel,
                 max_connections=generation.max_connections,
                 generation=generation.number,
                 targets=generation.targets,
-                store=CacheClient(self._cache_directory, self._authkey),
+                cache=CacheClient(self._cache_directory, self._authkey),
                 connection_limit=connection_limit.ConnectionLimit(
-                    self._ledger, client.max_connections_per_host, len(worker_keys(generation))
+                    self._limit_file, client.max_connections_per_host, len(worker_keys(generation))
                 ),
             )
-            Worker(post, generation.settings, generation.context, generation.logger).run()
+            Worker(context, generation.settings, generation.tls, generation.logger).run()
 
+        wanted = {pool.ready, self._arrivals_sender, *listeners.values()}
         try:
-            child = self._fork(
-                f"worker {named}", live, generation, {place.ready, self._arrivals_sender, *doors.values()}
-            )
+            child = self._fork(f"worker {title}", run, generation, wanted)
         except OSError:
             self._board.release_worker(row)
             raise
@@ -149,118 +165,132 @@ class Supervisor:
 
     def _fork_parking(self) -> Child:
         generation = self.generation
-        queues = {place.index: place.sender for place in generation.places.values()}
-        doors = generation.sasl_sockets()
+        queues = {pool.index: pool.sender for pool in generation.pools.values()}
+        sasl_sockets = generation.sasl_sockets()
 
-        def live(channel: socket.socket) -> None:
+        def run(channel: socket.socket) -> None:
             setproctitle("pfxhttpd: parking 0 clients")
-            plan, logger = generation.plan(), generation.logger
-            Parking(self._arrivals, channel, queues, doors, plan, self._board, logger).run()
+            config, logger = generation.parking_config(), generation.logger
+            Parking(self._arrivals, channel, queues, sasl_sockets, config, self._board, logger).run()
 
-        return self._fork("parking", live, generation, {self._arrivals, *queues.values(), *doors})
+        return self._fork("parking", run, generation, {self._arrivals, *queues.values(), *sasl_sockets})
 
     def _fork_cache(self) -> Child:
         logger = self.generation.logger
 
-        def failed(why: str) -> None:
+        def on_error(reason: str) -> None:
             if logger.error:
-                logger.error("Cache failed", reason=why)
+                logger.error("Cache failed", reason=reason)
 
-        def live(channel: socket.socket) -> None:
-            cache.run(channel, self._cache_directory, self._authkey, self._board.cache, failed)
+        def run(channel: socket.socket) -> None:
+            cache.run(channel, self._cache_directory, self._authkey, self._board.cache, on_error)
 
-        return self._fork("cache", live, self.generation, set())
+        return self._fork("cache", run, self.generation, set())
 
     def _fork(
-        self, name: str, live: Callable[[socket.socket], None], generation: Generation, keep: set[socket.socket]
+        self, name: str, run: Callable[[socket.socket], None], generation: Generation, wanted: set[socket.socket]
     ) -> Child:
-        def foreign() -> list[socket.socket]:
+        def unwanted() -> list[socket.socket]:
             self._selector.close()
-            mine = {self._arrivals, self._arrivals_sender, *self._private()}
-            mine.update(child.channel for child in self.children.values())
+            open_here = {self._arrivals, self._arrivals_sender, *self._private()}
+            open_here.update(child.channel for child in self.children.values())
             for each in (generation, self.generation):
-                mine.update(each.sockets())
-            return [sock for sock in mine if sock not in keep]
+                open_here.update(each.sockets())
+            return [sock for sock in open_here if sock not in wanted]
 
-        def failed(what: str) -> None:
+        def on_error(error: str) -> None:
             if generation.logger.error:
-                generation.logger.error("Internal error", process=name, pid=os.getpid(), error=what)
+                generation.logger.error("Internal error", process=name, pid=os.getpid(), error=error)
 
-        child = fork(name, live, foreign, failed)
+        child = fork(name, run, unwanted, on_error)
         self.children[child.pid] = child
-        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._hear(child))
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_message(child))
         return child
 
-    # -- words --------------------------------------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------------------------------
 
-    def _hear(self, child: Child) -> None:
-        """A child's word. Its end of file is its death, which SIGCHLD tells as well, and better."""
+    def _on_message(self, child: Child) -> None:
+        """A child's message. The end of file on its channel is its death, which SIGCHLD reports as well."""
         if child.pid not in self.children:
             return
         try:
-            word = child.channel.recv(64)
+            message = child.channel.recv(64)
         except BlockingIOError:
             return
         except OSError:
-            word = b""
-        if not word:
+            message = b""
+        if not message:
             self._selector.unregister(child.channel)
-        elif word == READY and child.state is State.STARTING:
+        elif message == READY and child.state is State.STARTING:
             child.state = State.WAITING
-            self._begin(child)
-        elif word == MAX_REQUESTS and child.state is State.SERVING:
-            self._relieve(child)
-        elif word == CONFIG_APPLIED:
-            self.plans -= 1
-            self._dissolve()
+            self._on_ready(child)
+        elif message == MAX_REQUESTS and child.state is State.SERVING:
+            self._replace(child)
+        elif message == CONFIG_APPLIED:
+            self.unapplied_configs -= 1
+            self._drain_if_applied()
 
-    def _begin(self, child: Child) -> None:
-        """A child of the generation that serves may begin at once; one of the next waits until all of them can."""
-        for slot in self.posts():
+    def _on_ready(self, child: Child) -> None:
+        """A child of the generation that serves may start at once; one of the next waits until all of them are ready."""
+        for slot in self.slots():
             if slot.child is child:
-                child.go()
+                child.start()
             elif slot.successor is child:
-                slot.succeed().leave(RETIRE)
-                child.go()
+                predecessor = slot.promote()
+                if predecessor:
+                    predecessor.retire()
+                child.start()
 
-    def _relieve(self, child: Child) -> None:
-        """A worker has served its number of requests: its successor first, then it may go."""
-        for slot in self.slots.values():
+    def _replace(self, child: Child) -> None:
+        """A worker has answered its number of requests; it leaves when its successor is ready."""
+        for slot in self.worker_slots.values():
             if slot.child is child:
-                slot.tired = True
+                slot.replace = True
 
-    # -- farewells ----------------------------------------------------------------------------------------------
+    def configure_parking(self, old: Generation) -> None:
+        """Send parking the present generation's configuration, with the sockets that it does not have from `old`."""
+        parking, new = self.parking.child, self.generation
+        if parking is None:
+            return
+        added = [pool for pool in new.pools.values() if pool.key not in old.pools]
+        sockets = [*(pool.sender for pool in added), *new.sasl_sockets()]
+        try:
+            message = new.parking_config().pack([pool.index for pool in added])
+            socket.send_fds(parking.channel, [message], [sock.fileno() for sock in sockets])
+            self.unapplied_configs += 1
+        except OSError:
+            parking.kill()  # the next one is forked with all it needs
 
-    def dissolve(self, child: Child) -> None:
-        """Have a worker leave whose pool is no more. It puts back all who wait there, and so is told only when parking
-        sends nobody there any more."""
-        self._dissolving.append(child)
-        self._dissolve()
+    def drain(self, child: Child) -> None:
+        """Have a worker leave whose pool was removed. It returns the pool's queue to parking, so it is told only once
+        parking puts no more connections there."""
+        self._to_drain.append(child)
+        self._drain_if_applied()
 
-    def _dissolve(self) -> None:
-        if not self.plans:
-            for child in self._dissolving:
-                child.leave(DRAIN)
-            self._dissolving.clear()
+    def _drain_if_applied(self) -> None:
+        if not self.unapplied_configs:
+            for child in self._to_drain:
+                child.retire(DRAIN)
+            self._to_drain.clear()
 
-    # -- deaths -------------------------------------------------------------------------------------------------
+    # -- exits --------------------------------------------------------------------------------------------------
 
     def reap(self) -> list[Child]:
-        """Take note of the children that are gone; returns them."""
-        gone = []
+        """Register the exits of children; returns them."""
+        exited: list[Child] = []
         while True:
             try:
-                pid, how = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return gone
+                return exited
             if pid == 0:
-                return gone
+                return exited
             child = self.children.pop(pid, None)
             if child is not None:
-                self._bury(child, how)
-                gone.append(child)
+                self._on_exit(child, status)
+                exited.append(child)
 
-    def _bury(self, child: Child, how: int) -> None:
+    def _on_exit(self, child: Child, status: int) -> None:
         if child.channel.fileno() in self._selector.get_map():
             self._selector.unregister(child.channel)
         child.channel.close()
@@ -268,26 +298,26 @@ class Supervisor:
             self._board.release_worker(child.row)
         elif child.name == "parking":
             self._board.set_parked(0)
-            self.plans = 0
-            self._dissolve()
+            self.unapplied_configs = 0
+            self._drain_if_applied()
         elif child.name == "cache":
             self._board.cache.clear()
-        code = os.waitstatus_to_exitcode(how)
+        code = os.waitstatus_to_exitcode(status)
         log = self.generation.logger
         if code and child.state is not State.LEAVING and log.error:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             log.error("Process died", process=child.name, pid=child.pid, why=why)
         now = time.monotonic()
-        for slot in (self.cache, self.parking, *self.slots.values()):
-            if child in (slot.child, slot.successor):
-                slot.lost(child, now)
+        for slot in (self.cache, self.parking, *self.worker_slots.values()):
+            if child in slot.children:
+                slot.on_exit(child, now)
 
     def kill_stuck_workers(self, now: float) -> None:
-        """A worker that is still busy well past its request's deadline will not come back by itself."""
+        """Kill the workers that are still busy well past their request's deadline; they will not return by themselves."""
         log = self.generation.logger
         for child in self.workers():
             view = self._board.view(child.row)
-            if view.state == "busy" and now > view.deadline + GRACE:
+            if view.state == "busy" and now > view.deadline + STUCK_AFTER:
                 if log.error:
                     log.error(
                         "Worker is stuck and is killed",
@@ -300,13 +330,11 @@ class Supervisor:
 
 
 def worker_keys(generation: Generation) -> list[WorkerKey]:
-    """The workers' posts of a generation."""
-    return [
-        (place.key, number) for place in generation.places.values() for number in range(1, place.pool.max_workers + 1)
-    ]
+    """The worker slots of a generation."""
+    return [(pool.key, number) for pool in generation.pools.values() for number in range(1, pool.pool.max_workers + 1)]
 
 
 def worker_title(generation: Generation, key: WorkerKey) -> str:
     """How `ps` names a worker: its number of how many, and its pool."""
-    place = generation.places[key[0]]
-    return f"{key[1]}/{place.pool.max_workers} {place.title}"
+    pool = generation.pools[key[0]]
+    return f"{key[1]}/{pool.pool.max_workers} {pool.title}"

@@ -31,6 +31,7 @@ class WorkerStatus:
         """A request to the entry's backend begins; it ends at `deadline` (monotonic seconds) at the latest."""
         self._entry = entry
         self._row.busy(self._names[id(entry)], time.monotonic(), deadline)
+        self.show_entry()
 
     def end(self) -> None:
         """The request has ended."""

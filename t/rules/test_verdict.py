@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
-from pfxhttpd.rules.response import BackendError, BackendResponse, parse, with_document
 from pfxhttpd.rules import verdict as rules
+from pfxhttpd.rules.response import BackendError, BackendResponse, parse, with_document
 from pfxhttpd.rules.verdict import MapVerdict, PolicyVerdict, check, failure_reply
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.socketmap import SocketMapReply

@@ -6,7 +6,6 @@ import base64
 import json
 import marshal
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
