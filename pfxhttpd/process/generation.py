@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
-from pfxhttpd.io import SetupError, handoff, listen, tls
+from pfxhttpd.io import SetupError, handoff, listen, systemd, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
@@ -147,7 +147,9 @@ def _listening_socket(
     sockets = passed.get(listener.systemd_socket_name, [])
     if len(sockets) != 1:
         raise SetupError(f"{listener.endpoint}: systemd passed {len(sockets)} sockets of that name, not one")
-    listen.check_fit(listener, sockets[0])
+    systemd.check_fit(listener, sockets[0])
+    if listener.type != "unix":
+        listen.set_tcp_options(sockets[0])
     return sockets[0]
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
-from requests import PreparedRequest, Response, exceptions
+from requests import PreparedRequest, exceptions
 from requests.adapters import BaseAdapter
 from requests.utils import prepend_scheme_if_needed, select_proxy
 from urllib3.exceptions import LocationParseError
@@ -96,7 +96,7 @@ class Transport(BaseAdapter):
         verify: Any = True,
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
-    ) -> Response:
+    ) -> ParsedResponse:
         """One exchange; any method but HEAD and CONNECT, and a body of bytes or text.
 
         Raises `requests.exceptions.Timeout`, `SSLError`, `ProxyError`, `ConnectionError`, `ChunkedEncodingError`,
@@ -193,7 +193,7 @@ class Transport(BaseAdapter):
 
     def _exchange(
         self, key: Hashable, kept: _Kept, request: RenderedRequest, message: bytes, deadline: float
-    ) -> Response:
+    ) -> ParsedResponse:
         stream, parser, again = kept.stream, ResponseParser(self._limit), False
         try:
             stream.write(message)
