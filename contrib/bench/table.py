@@ -1,216 +1,101 @@
-"""Medians, ratios and targets of what was measured, as text."""
+"""The results as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from scenes import SLOW_WORKERS, Sample
+from .results import Results, Row, Sample
+from .targets import BASELINE, OURS, Target
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What was promised and what was measured; `met` is None when the scenes for it were not played."""
-
-    what: str
-    wanted: str
-    measured: str
-    met: bool
-
-
-def figures(samples: list[Sample], server: str, scene: str, name: str) -> dict[int, float]:
-    """One figure by repetition."""
-    return {s.turn: s.figures[name] for s in samples if (s.server, s.scene) == (server, scene) and name in s.figures}
-
-
-def ratio(above: dict[int, float], below: dict[int, float]) -> float | None:
-    """The median of the ratios within each repetition; None when there is nothing to compare."""
-    found = [above[turn] / below[turn] for turn in above.keys() & below.keys() if below[turn]]
-    return median(found) if found else None
-
-
-def targets(samples: list[Sample]) -> list[Target]:
-    """The promises of this project's benchmark, those whose scenes were played."""
-    found: list[Target] = []
-
-    def of(server: str, scene: str, name: str) -> dict[int, float]:
-        return figures(samples, server, scene, name)
-
-    def promise(what: str, wanted: str, value: float | None, form: str, kept: Callable[[float], bool]) -> None:
-        if value is not None:
-            found.append(Target(what, wanted, form.format(value), kept(value)))
-
-    def middle(values: dict[int, float]) -> float | None:
-        return median(values.values()) if values else None
-
-    four = "map, 4 clients"
-    naive = of("naive", four, "rate")
-    promise(
-        "rate, 4 workers and 4 clients, against naive",
-        ">= 4.5",
-        ratio(of("pfxhttpd", four, "rate"), naive),
-        "{:.2f}",
-        lambda value: value >= 4.5,
-    )
-    crowd = of("pfxhttpd", "map, 200 busy + 800 silent", "rate")
-    promise(
-        "rate, 200 busy + 800 silent, against naive with 4",
-        ">= 3",
-        ratio(crowd, naive),
-        "{:.2f}",
-        lambda value: value >= 3,
-    )
-    promise(
-        "rate with 800 silent clients, against none",
-        ">= 0.95",
-        ratio(crowd, of("pfxhttpd", "map, 200 busy + 0 silent", "rate")),
-        "{:.3f}",
-        lambda value: value >= 0.95,
-    )
-    promise(
-        "processor time per lookup, 4 clients, against naive",
-        "<= 0.18",
-        ratio(of("pfxhttpd", four, "processor"), of("naive", four, "processor")),
-        "{:.3f}",
-        lambda value: value <= 0.18,
-    )
-    slow = f"20 ms backend, {SLOW_WORKERS} at a time"
-    promise(
-        "rate, 20 ms backend, against straight",
-        ">= 0.95",
-        ratio(of("pfxhttpd", slow, "rate"), of("straight", slow, "rate")),
-        "{:.3f}",
-        lambda value: value >= 0.95,
-    )
-    promise(
-        "same: least against most served client",
-        ">= 0.5",
-        ratio(of("pfxhttpd", slow, "least"), of("pfxhttpd", slow, "most")),
-        "{:.2f}",
-        lambda value: value >= 0.5,
-    )
-    start = "start and memory"
-    promise(
-        "memory of a further worker",
-        "<= 8 MB",
-        middle(of("pfxhttpd", start, "memory")),
-        "{:.0f} bytes",
-        lambda value: value <= 8e6,
-    )
-    promise(
-        "first answer after start",
-        "< 1 s",
-        middle(of("pfxhttpd", start, "first_answer")),
-        "{:.2f} s",
-        lambda value: value < 1,
-    )
-    reloads = "map, 4 clients, reloads"
-    slowest, usual = of("pfxhttpd", reloads, "slowest"), of("pfxhttpd", "map, 4 clients, no reload", "slowest")
-    promise(
-        "reload under load: slowest request, against none",
-        "<= 100 ms more",
-        middle({turn: slowest[turn] - usual[turn] for turn in slowest}),
-        "{:.0f} ms more",
-        lambda value: value <= 100,
-    )
-    broken = {
-        turn: lost + of("pfxhttpd", reloads, "wrong")[turn] for turn, lost in of("pfxhttpd", reloads, "lost").items()
-    }
-    promise(
-        "reload under load: broken or wrong",
-        "0",
-        sum(broken.values()) if broken else None,
-        "{:.0f}",
-        lambda value: value == 0,
-    )
-    return found
+COLUMNS = {
+    "rate": ("per s", "{:.0f}"),
+    "p50": ("p50 ms", "{:.2f}"),
+    "p99": ("p99 ms", "{:.2f}"),
+    "slowest": ("slowest", "{:.0f}"),
+    "cost": ("µs each", "{:.0f}"),
+    "others": ("others %", "{:.0f}"),
+}
+"""The figures of a row: their headings and forms."""
+LEFT_COLUMNS = 2
 
 
 def progress(sample: Sample) -> str:
-    given = sample.figures
-    if "rate" not in given:
-        return f"{sample.turn + 1}  {sample.scene}: " + ", ".join(
-            f"{name} {value:.2f}" for name, value in given.items()
-        )
-    return f"{sample.turn + 1}  {sample.scene:34} {sample.server:9} {given['rate']:8.0f}/s"
+    """One line about a measurement that has just been taken."""
+    shown = {
+        name: value
+        for name, value in sample.figures.items()
+        if name in ("rate", "cost") or "rate" not in sample.figures
+    }
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    return f"{sample.repetition + 1}  {sample.scene:34} {sample.server:12} {figures}"
 
 
-def rows(samples: list[Sample]) -> list[list[str]]:
-    keys = list(dict.fromkeys((s.scene, s.server) for s in samples if "rate" in s.figures))
-
-    def cell(scene: str, server: str, name: str, form: str) -> str:
-        values = figures(samples, server, scene, name)
-        return form.format(median(values.values())) if values else ""
-
-    found = []
-    for scene, server in keys:
-        row = [scene, server]
-        for name, form in COLUMNS:
-            row.append(cell(scene, server, name, form))
-        against = next((other for other in ("naive", "straight") if (scene, other) in keys and other != server), None)
-        for name in ("rate", "processor"):
-            value = None
-            if against and not (against == "straight" and name == "processor"):
-                value = ratio(figures(samples, server, scene, name), figures(samples, against, scene, name))
-            row.append(f"{value:.2f}" if value else "")
-        least, most = cell(scene, server, "least", "{:.0f}"), cell(scene, server, "most", "{:.0f}")
-        row.append(f"{least}/{most}")
-        row.append(
-            str(
-                sum(
-                    int(s.figures["wrong"] + s.figures["lost"] + s.figures["silent_lost"])
-                    for s in samples
-                    if (s.scene, s.server) == (scene, server)
-                )
-            )
-        )
-        found.append(row)
-    return found
-
-
-COLUMNS = (
-    ("rate", "{:.0f}"),
-    ("p50", "{:.2f}"),
-    ("p99", "{:.2f}"),
-    ("slowest", "{:.0f}"),
-    ("processor", "{:.0f}"),
-    ("elsewhere", "{:.0f}"),
-)
-HEADING = [
-    "scene",
-    "server",
-    "per s",
-    "p50 ms",
-    "p99 ms",
-    "slowest",
-    "µs each",
-    "else %",
-    "× rate",
-    "× µs",
-    "least/most",
-    "bad",
-]
-
-
-def text(machine: dict[str, Any], samples: list[Sample], wanted: list[Target]) -> str:
-    lines = ["  ".join(f"{name}={value}" for name, value in machine.items()), ""]
-    lines += columns([HEADING, *rows(samples)])
-    lines += [""] + columns(
-        [
-            ["target", "wanted", "measured", ""],
-            *([target.what, target.wanted, target.measured, "met" if target.met else "MISSED"] for target in wanted),
+def report(machine: Mapping[str, object], results: Results, targets: Sequence[Target]) -> str:
+    """The whole text: the machine, the rows, the other figures, the targets."""
+    rows = [row for row in results.rows() if results.values(row, "rate")]
+    others = [row for row in results.rows() if row not in rows]
+    lines = ["  ".join(f"{name}={value}" for name, value in machine.items())]
+    if rows:
+        heading = ["scene", "server", *(heading for heading, _ in COLUMNS.values())]
+        heading += ["against", "× rate", "× µs", "base × rate", "base × µs", "least/most", "bad"]
+        lines += ["", *align([heading, *(rate_row(results, row) for row in rows)])]
+    if others:
+        cells = [
+            [
+                figure,
+                row[1],
+                f"{results.median(row, figure):.2f}",
+                number(results.ratio(row, (row[0], BASELINE), figure)),
+            ]
+            for row in others
+            for figure in next(sample.figures for sample in results.samples if sample.row == row)
         ]
-    )
+        lines += ["", *align([["figure", "server", "median", "× base"], *cells])]
+    if targets:
+        cells = [
+            [target.description, target.limit, target.measured, "met" if target.met else "MISSED"] for target in targets
+        ]
+        lines += ["", *align([["target", "limit", "measured", ""], *cells])]
     return "\n".join(lines)
 
 
-def columns(rows: list[list[str]]) -> list[str]:
+def rate_row(results: Results, row: Row) -> list[str]:
+    """The cells of one row of the first table."""
+    scene, server = row
+    cells = [scene, server]
+    for figure, (_, form) in COLUMNS.items():
+        value = results.median(row, figure)
+        cells.append("" if value is None else form.format(value))
+    reference = results.rows()[row]
+    cells.append(reference_name(row, reference))
+    for other in (reference, (scene, BASELINE) if server == OURS else None):
+        for figure in ("rate", "cost"):
+            cells.append(number(results.ratio(row, other, figure) if other else None))
+    least, most = results.median(row, "least"), results.median(row, "most")
+    cells.append(f"{least:.0f}/{most:.0f}")
+    bad = sum(results.total(row, figure) or 0 for figure in ("wrong", "lost", "silent_lost"))
+    cells.append(f"{bad:.0f}")
+    return cells
+
+
+def reference_name(row: Row, reference: Row | None) -> str:
+    """What tells the reference from the row: the server, or what the scene's name ends with."""
+    if reference is None:
+        return ""
+    return reference[1] if reference[0] == row[0] else reference[0].rpartition(", ")[2]
+
+
+def number(value: float | None) -> str:
+    """A ratio as text."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of equal width, the first two of them flush left."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return [
         "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
+            cell.ljust(width) if index < LEFT_COLUMNS else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows
