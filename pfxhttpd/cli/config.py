@@ -17,9 +17,6 @@ from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
 from pfxhttpd.rules.redact import REDACTED, is_secret_name
 
-_TELLING = re.compile(r"auth|cookie|token|key|secret|pass|pwd|cred|sign?|session|jwt", re.IGNORECASE)
-"""In the name of a header or of a query's parameter: its value is hidden. Hiding one too many does no harm."""
-
 _USER = re.compile(r"(?<=//)[^/?#]*@")
 _PARAMETER = re.compile(r"([?&])([^=&#]*)=([^&#]*)")
 _PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
@@ -73,7 +70,7 @@ def _whole(value: Any) -> str:
 def _url(value: str) -> str:
     def parameter(found: re.Match[str]) -> str:
         before, name, content = found.groups()
-        return f"{before}{name}={_hidden(content) if _TELLING.search(name) else content}"
+        return f"{before}{name}={_hidden(content) if is_secret_name(name, strict=True) else content}"
 
     return _PARAMETER.sub(parameter, _USER.sub(f"{REDACTED}@", value))
 
@@ -84,7 +81,7 @@ def _headers(value: list[str]) -> list[str]:
 
 def _header(line: str) -> str:
     name = line.partition(":")[0]
-    return f"{name}: {REDACTED}" if _TELLING.search(name) else line
+    return f"{name}: {REDACTED}" if is_secret_name(name, strict=True) else line
 
 
 def _payload(value: str) -> str:

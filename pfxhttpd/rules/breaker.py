@@ -1,13 +1,13 @@
-"""The circuit breaker's rule: after so many failures in a row a target is left alone for a while, then one request probes.
+"""The rule of the circuit breaker: after a number of failures in a row, a target gets no requests for a while, then one as a probe.
 
-A pure function of the state, the event and the time. The state is three numbers, so that its keeper can hold it in shared
-memory; whoever keeps it sees to it that reading, deciding and writing back are one step.
+The rule is a pure function of state, event and time. The state is three numbers, so it can be kept in shared memory. The
+caller makes sure that reading the state, applying the rule and writing the new state are one atomic step.
 
-            failures in a row              cooldown over, first to ask
-    CLOSED ------------------> OPEN -----------------------------------> HALF_OPEN
-       ^                        ^              probe failed                 |  |
-       |                        +-------------------------------------------+  |
-       +--------------------------------- any success -------------------------+
+            failures in a row            first request after the cooldown
+    CLOSED ------------------> OPEN -------------------------------------> HALF_OPEN
+       ^                        ^               probe failed                  |  |
+       |                        +---------------------------------------------+  |
+       +---------------------------------- any success --------------------------+
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 STATE_NAMES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half-open"}
 
 ALLOW, PROBE, REFUSE = 0, 1, 2
-"""What `decide` says: go ahead, go ahead and be the one that decides, or answer at once as a backend failure."""
+"""The decisions on a request: it may be sent, it may be sent as the probe, or it fails at once as a backend failure."""
 
 
 class BreakerRule(NamedTuple):
-    """`failures` in a row open the breaker (0: never); `cooldown` and `lease` are seconds.
+    """The parameters of a breaker.
 
-    A probe that has not reported after `lease`, because its worker died, is given up and another one goes.
-    The lease should be longer than the target's timeout.
+    `failures` in a row open it (0: never). It stays open for `cooldown` seconds. A probe without a result after `lease`
+    seconds, for example because its worker died, is given up and another request becomes the probe; `lease` should be
+    longer than the target's timeout.
 
-    Requests that set out together time out together. For `settle` seconds after a timeout of its own, a worker lets the
-    others' count before it asks again: else whoever is first would be held for another timeout.
+    Requests that are sent together also time out together. A worker whose request has just timed out therefore waits up
+    to `settle` seconds for the results of the others before it sends the next request, which could otherwise have to wait
+    for one more timeout.
     """
 
     failures: int
@@ -38,8 +40,10 @@ class BreakerRule(NamedTuple):
 
 
 class BreakerState(NamedTuple):
-    """`state` is CLOSED, OPEN or HALF_OPEN; `failures` counts those in a row; `since` is when
-    the state began, for OPEN after a failed probe when that probe began."""
+    """`state` is CLOSED, OPEN or HALF_OPEN. `failures` is the number of failures in a row.
+
+    `since` is the time in seconds at which the state began. After a failed probe it is the time at which the probe was sent.
+    """
 
     state: int
     failures: int
@@ -50,7 +54,7 @@ FRESH = BreakerState(CLOSED, 0, 0.0)
 
 
 def decide(breaker: BreakerState, now: float, rule: BreakerRule) -> tuple[int, BreakerState]:
-    """Whether a request may go to the target now (ALLOW, PROBE or REFUSE), and the state from here on."""
+    """The decision on a request at the time `now` (ALLOW, PROBE or REFUSE), and the new state."""
     if breaker.state == CLOSED or not rule.failures:
         return ALLOW, breaker
     pause = rule.cooldown if breaker.state == OPEN else rule.lease
@@ -59,19 +63,19 @@ def decide(breaker: BreakerState, now: float, rule: BreakerRule) -> tuple[int, B
     return PROBE, BreakerState(HALF_OPEN, breaker.failures, now)
 
 
-def record(breaker: BreakerState, leave: int, success: bool, now: float, rule: BreakerRule) -> BreakerState:
-    """The state after a request has come to its end. `leave` is what `decide` told it: ALLOW or PROBE.
+def record(breaker: BreakerState, decision: int, success: bool, now: float, rule: BreakerRule) -> BreakerState:
+    """The new state after the end of a request. `decision` is what `decide` returned for it, ALLOW or PROBE.
 
-    A success closes the breaker whoever brings it. A failure of a request that set out before the breaker opened
-    changes nothing any more: it neither prolongs the cooldown nor decides for the probe.
+    Any success closes the breaker. The failure of a request that was sent before the breaker opened changes nothing: it
+    neither prolongs the cooldown nor counts as the result of the probe.
     """
     if success or not rule.failures:
         return FRESH if breaker.state or breaker.failures else breaker
     if breaker.state == CLOSED:
         failures = breaker.failures + 1
         return BreakerState(OPEN if failures >= rule.failures else CLOSED, failures, now)
-    if breaker.state == HALF_OPEN and leave == PROBE:
-        # The pause counts from the probe's start: a probe that hung until its timeout has waited already, and a
-        # backend that came back in the meantime is found within one cooldown.
+    if breaker.state == HALF_OPEN and decision == PROBE:
+        # The cooldown counts from the start of the probe. A probe that timed out has already waited, and a backend that
+        # recovered in the meantime is found within one cooldown.
         return BreakerState(OPEN, breaker.failures, breaker.since)
     return breaker

@@ -1,33 +1,33 @@
-"""Under what key a reply is remembered: two requests share one exactly when they ask the same of the same entry.
+"""The keys of the response cache. Two requests have the same key exactly if they ask the same of the same entry.
 
-The keys have a fixed size, whatever a client sends.
+Keys have a fixed size, whatever the size of the request.
 """
 
 from __future__ import annotations
 
 import marshal
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from hashlib import blake2b
-from typing import AbstractSet
 
 from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP
 
 SIZE = 16
-"""Bytes in a key; enough that nobody finds two requests with the same one."""
+"""Size of a key in bytes. It is large enough that nobody can find two requests with the same key."""
 
 
 def map_key(entry: str, key: str) -> bytes:
-    """The key for a lookup of `key` in the socket map `entry`."""
+    """The cache key for a lookup of `key` in the socket map `entry`."""
     return _digest((SOCKET_MAP, entry, key))
 
 
-def policy_key(entry: str, attributes: Mapping[str, str], ignore: AbstractSet[str]) -> bytes:
-    """The key for a policy request to `entry`. The order of the attributes and those named in `ignore` do not matter."""
+def policy_key(entry: str, attributes: Mapping[str, str], ignore: Set[str]) -> bytes:
+    """The cache key for a policy request to `entry`. Neither the order of the attributes nor those named in `ignore` matter."""
     names = sorted([name for name in attributes if name not in ignore])
     return _digest((POLICY_SERVICE, entry, names, [attributes[name] for name in names]))
 
 
-def _digest(question: tuple) -> bytes:
-    # marshal writes each string's length before it, so different questions never read the same, as they could if merely
-    # joined. Format 2 is the last one in which equal values always give equal bytes: later ones have back references.
-    return blake2b(marshal.dumps(question, 2), digest_size=SIZE).digest()
+def _digest(request: tuple[str | list[str], ...]) -> bytes:
+    # marshal writes the length of each string before it, so different requests have different encodings, which would not
+    # be so if the strings were simply joined. Format 2 is the last one in which equal values always have the same
+    # encoding: later formats contain back references.
+    return blake2b(marshal.dumps(request, 2), digest_size=SIZE).digest()

@@ -1,9 +1,8 @@
-"""From a log record to its line: the one place that encodes what is logged.
+"""The encoding of a log record as one line of logfmt or JSON.
 
-Two forms, logfmt and JSON, with the same names in the same order: time (if any), level, msg, then the fields. Both
-quote as JSON does (RFC 8259, 7), so one rule tells what reaches a line: printable characters, and nothing else.
-A line is never longer than LINE bytes, its newline included: that is what a pipe takes in one piece (PIPE_BUF,
-pipe(7)), so lines of several processes cannot mix.
+Both formats have the same names in the same order: time (if any), level, msg and then the fields. Both quote as JSON does
+(RFC 8259 section 7), so a line contains printable characters only. A line is never longer than LINE_LIMIT bytes with its
+newline. A pipe accepts that many bytes in one piece (PIPE_BUF, pipe(7)), so the lines of several processes cannot mix.
 """
 
 from __future__ import annotations
@@ -14,60 +13,61 @@ from functools import lru_cache
 
 from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
 
-LINE = 4096
-"""Bytes of the longest line, newline included."""
+LINE_LIMIT = 4096
+"""Length of the longest line in bytes, including its newline."""
 
-VALUE = 1000
-"""Characters of a value that are shown, and bytes that their encoding may take."""
+VALUE_LIMIT = 1000
+"""Length of the longest value that is shown in full, in characters and in bytes of its encoding."""
 
-_NAME = 64
-_MESSAGES = 256
-_LEFT_OUT = 40
-_OWN_NAMES = frozenset({"time", "level", "msg", "left_out"})
+_NAME_LIMIT = 64
+_CACHED_MESSAGES = 256
+_LEFT_OUT_SIZE = 40
+"""Bytes reserved for the field that counts the fields left out."""
+_RESERVED_NAMES = frozenset({"time", "level", "msg", "left_out"})
 _SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_BARE = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
+_UNQUOTED = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
 
 
 @lru_cache(maxsize=512)
 def field_name(name: str) -> tuple[str, bool]:
-    """The name under which a field is written, and whether it names a secret.
+    """The name under which a field is written, and whether its value is a secret.
 
-    Letters, digits, `_`, `.`, `-`, and none of the line's own names.
+    The name consists of letters, digits, `_`, `.` and `-` and is none of the reserved names.
     """
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME] or "_"
-    return f"field_{plain}" if plain in _OWN_NAMES else plain, is_secret_name(name)
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LIMIT] or "_"
+    return f"field_{plain}" if plain in _RESERVED_NAMES else plain, is_secret_name(name)
 
 
 def plain_text(value: object) -> str:
-    """A value as text, before redaction and encoding. Bytes that are no UTF-8 show as `\\xNN`."""
+    """A value as text, before redaction and encoding. Bytes that are not UTF-8 appear as `\\xNN`."""
     if isinstance(value, str):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).decode("utf-8", "backslashreplace")
     try:
         return str(value)
-    except Exception as failure:  # the value's own __str__, which may raise anything; a log must not
-        return f"<{type(value).__name__} without text: {type(failure).__name__}>"
+    except Exception as error:  # __str__ of any type may raise anything, and logging must not raise
+        return f"<{type(value).__name__} without text: {type(error).__name__}>"
 
 
-def escaped(text: str, room: int) -> tuple[str, int]:
-    """`text` as it may stand between quotes, in at most `room` bytes of UTF-8; and how many characters did not fit."""
+def escape(text: str, limit: int) -> tuple[str, int]:
+    """`text` escaped for use between quotes, in at most `limit` bytes of UTF-8, and the number of characters cut off."""
     if text.isprintable():
-        quick = text.replace("\\", "\\\\").replace('"', '\\"')
-        if len(quick.encode()) <= room:
-            return quick, 0
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        if len(escaped.encode()) <= limit:
+            return escaped, 0
     pieces: list[str] = []
     size = 0
-    for place, character in enumerate(text):
-        piece = _escape(character)
+    for position, character in enumerate(text):
+        piece = _escape_character(character)
         size += len(piece) if piece.isascii() else len(piece.encode())
-        if size > room:
-            return "".join(pieces), len(text) - place
+        if size > limit:
+            return "".join(pieces), len(text) - position
         pieces.append(piece)
     return "".join(pieces), 0
 
 
-def _escape(character: str) -> str:
+def _escape_character(character: str) -> str:
     if character in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[character]
     if character.isprintable():
@@ -80,19 +80,19 @@ def _escape(character: str) -> str:
 
 
 def _quoted(text: str, redactor: Redactor) -> str:
-    text, unseen = redactor.clean(text, VALUE)
-    inner, unfit = escaped(text, VALUE)
-    return f'"{inner}[+{unseen + unfit} cut]"' if unseen or unfit else f'"{inner}"'
+    text, not_shown = redactor.redact(text, VALUE_LIMIT)
+    inner, cut_off = escape(text, VALUE_LIMIT)
+    return f'"{inner}[+{not_shown + cut_off} cut]"' if not_shown or cut_off else f'"{inner}"'
 
 
 def _logfmt_value(value: object, redactor: Redactor) -> str:
     if value is True or value is False:
         return "true" if value else "false"
     text = value if isinstance(value, str) else plain_text(value)
-    if len(text) <= VALUE:
-        clean, _ = redactor.clean(text, VALUE)
-        if _BARE(clean):
-            return clean
+    if len(text) <= VALUE_LIMIT:
+        redacted, _ = redactor.redact(text, VALUE_LIMIT)
+        if _UNQUOTED(redacted):
+            return redacted
     return _quoted(text, redactor)
 
 
@@ -101,74 +101,78 @@ def _json_value(value: object, redactor: Redactor) -> str:
         return "true" if value else "false"
     if type(value) is int and -(1 << 53) < value < 1 << 53:
         return str(value)
-    if type(value) is float and value - value == 0.0:  # neither infinite nor NaN, for which JSON has no form
+    if type(value) is float and value - value == 0.0:  # neither infinite nor NaN, which JSON cannot express
         return repr(value)
     return _quoted(value if isinstance(value, str) else plain_text(value), redactor)
 
 
 class Encoder:
-    """Turns records into lines of one form, without the secrets that `redactor` knows. Make one with `encoder`."""
+    """Encodes records as lines of one format, without the secrets that `redactor` finds. `encoder` creates one.
 
-    __slots__ = ("_between", "_closing", "_hidden", "_messages", "_named", "_opening", "_redactor", "_value")
+    A line is `start`, the fields joined with `separator`, and `end`. `field` is the format of a field with its name and
+    encoded value, and `encode_value` encodes a value.
+    """
+
+    __slots__ = ("_encode_value", "_end", "_field", "_messages", "_redacted", "_redactor", "_separator", "_start")
 
     def __init__(
         self,
-        opening: str,
-        named: str,
-        between: str,
-        closing: str,
-        value: Callable[[object, Redactor], str],
+        start: str,
+        field: str,
+        separator: str,
+        end: str,
+        encode_value: Callable[[object, Redactor], str],
         redactor: Redactor,
     ) -> None:
-        self._opening, self._named, self._between, self._closing = opening, named, between, closing
-        self._value = value
+        self._start, self._field, self._separator, self._end = start, field, separator, end
+        self._encode_value = encode_value
         self._redactor = redactor
-        self._hidden = value(REDACTED, redactor)
+        self._redacted = encode_value(REDACTED, redactor)
         self._messages: dict[tuple[str, str], str] = {}
 
     def encode(self, stamp: str, level: str, msg: str, fields: Mapping[str, object]) -> bytes:
-        """One line with its newline. An empty `stamp` and fields that are None are left out."""
-        named, value, redactor = self._named, self._value, self._redactor
+        """The record as one line with its newline. An empty `stamp` and fields whose value is None are left out."""
+        field, encode_value, redactor = self._field, self._encode_value, self._redactor
         if not isinstance(msg, str):
             msg = plain_text(msg)
-        message = self._messages.get((level, msg)) or self._message(level, msg)
-        parts = [named % ("time", value(stamp, redactor)), message] if stamp else [message]
-        head = len(parts)
-        for given, content in fields.items():
-            if content is not None:
-                name, secret = field_name(given)
-                parts.append(named % (name, self._hidden if secret else value(content, redactor)))
-        line = self._line(parts)
-        return line if len(line) <= LINE else self._fitting(parts[:head], parts[head:])
+        head = self._messages.get((level, msg)) or self._encode_head(level, msg)
+        parts = [field % ("time", encode_value(stamp, redactor)), head] if stamp else [head]
+        head_count = len(parts)
+        for name, value in fields.items():
+            if value is not None:
+                shown_name, secret = field_name(name)
+                parts.append(field % (shown_name, self._redacted if secret else encode_value(value, redactor)))
+        line = self._join(parts)
+        return line if len(line) <= LINE_LIMIT else self._shorten(parts[:head_count], parts[head_count:])
 
-    def _message(self, level: str, msg: str) -> str:
-        """Level and message. They come again and again, so what they look like is kept, unless it hides something."""
+    def _encode_head(self, level: str, msg: str) -> str:
+        """The level and the message. They recur, so their encoding is cached, unless a part of the message was redacted or escaped."""
         quoted = _quoted(msg, self._redactor)
-        encoded = self._between.join(
-            (self._named % ("level", self._value(level, self._redactor)), self._named % ("msg", quoted))
+        encoded = self._separator.join(
+            (self._field % ("level", self._encode_value(level, self._redactor)), self._field % ("msg", quoted))
         )
-        if quoted == f'"{msg}"' and len(self._messages) < _MESSAGES:
+        if quoted == f'"{msg}"' and len(self._messages) < _CACHED_MESSAGES:
             self._messages[level, msg] = encoded
         return encoded
 
-    def _line(self, parts: list[str]) -> bytes:
-        return (self._opening + self._between.join(parts) + self._closing).encode()
+    def _join(self, parts: list[str]) -> bytes:
+        return (self._start + self._separator.join(parts) + self._end).encode()
 
-    def _fitting(self, head: list[str], parts: list[str]) -> bytes:
-        """The line without the fields that do not fit; later ones that do are kept, since they are the short ones."""
-        room = LINE - len(self._line(head)) - _LEFT_OUT
+    def _shorten(self, head: list[str], fields: list[str]) -> bytes:
+        """The line without the fields that do not fit. Shorter fields after a long one are kept."""
+        available = LINE_LIMIT - len(self._join(head)) - _LEFT_OUT_SIZE
         kept = []
-        for part in parts:
-            size = len(part.encode()) + len(self._between)
-            if size <= room:
-                room -= size
-                kept.append(part)
-        left_out = self._named % ("left_out", len(parts) - len(kept))
-        return self._line(head + kept + [left_out])
+        for field in fields:
+            size = len(field.encode()) + len(self._separator)
+            if size <= available:
+                available -= size
+                kept.append(field)
+        left_out = self._field % ("left_out", len(fields) - len(kept))
+        return self._join([*head, *kept, left_out])
 
 
 def encoder(json: bool, redactor: Redactor) -> Encoder:
-    """The encoder of logfmt lines, or of JSON objects."""
+    """An Encoder for lines of JSON objects if `json` is set, otherwise for lines of logfmt."""
     if json:
         return Encoder("{", '"%s":%s', ",", "}\n", _json_value, redactor)
     return Encoder("", "%s=%s", " ", "\n", _logfmt_value, redactor)

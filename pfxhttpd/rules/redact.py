@@ -1,14 +1,15 @@
-"""What is taken out of every text before it reaches a log: the one place that knows what a secret looks like.
+"""Redaction: which names are those of secrets, what a secret in a text looks like, and which secrets a configuration contains.
 
-Secrets come into log lines by two ways: as the value of a field whose name says so, and inside texts that others
-wrote (an error that quotes a URL, a body that echoes a request). The first is settled by `is_secret_name`, the second
-by the shapes below and by the literal secrets of the configuration. When in doubt more is taken out, never less.
+A secret reaches a log line in two ways: as the value of a field whose name says so (`is_secret_name`), or inside a text
+that a client or a backend wrote, such as an error that quotes a URL or a body that repeats a request (`Redactor`). In
+doubt more is redacted, never less.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import enum
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -19,29 +20,60 @@ from pfxhttpd.config.settings import Entry, Settings
 REDACTED = "<redacted>"
 
 SHORTEST_LITERAL = 6
-"""A configured secret shorter than this would shred ordinary texts; it is only found by its shape."""
+"""Length of the shortest configured secret that is redacted wherever it occurs. A shorter one could be part of ordinary words."""
 
 LOOK_AHEAD = 4000
-"""Characters of a text that are searched. What is shown is less, so a secret that begins in sight is seen whole."""
+"""Number of characters of a text that are searched. Fewer are shown, so a secret that starts among them is found as a whole."""
 
-_PARTS = (
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "authorization",
-    "cookie",
-    "credential",
-    "privatekey",
-    "apikey",
-    "keymaterial",
-    "assertion",
-    "authheader",
-    "bearer",
-)
-_WHOLE = frozenset({"auth", "pass", "pwd", "resp", "jwt", "jwk", "pem", "otp", "signature", "initialresponse"})
-_HARMLESS_ENDS = (
+# The names of secrets
+
+
+class _Match(enum.Enum):
+    """How a word of the table must occur in a name."""
+
+    NEVER = 0
+    WHOLE = 1
+    """The name is that word."""
+    PART = 2
+    """The name contains the word. In the name of a field, a harmless ending such as `_url` overrides this."""
+
+
+_NEVER, _WHOLE, _PART = _Match.NEVER, _Match.WHOLE, _Match.PART
+
+_SECRET_WORDS = {
+    # word: (in the name of a field, in the name of a header or query parameter)
+    "password": (_PART, _PART),
+    "passwd": (_PART, _PART),
+    "passphrase": (_PART, _PART),
+    "secret": (_PART, _PART),
+    "token": (_PART, _PART),
+    "authorization": (_PART, _PART),
+    "authheader": (_PART, _PART),
+    "cookie": (_PART, _PART),
+    "credential": (_PART, _PART),
+    "privatekey": (_PART, _PART),
+    "apikey": (_PART, _PART),
+    "keymaterial": (_PART, _PART),
+    "assertion": (_PART, _PART),
+    "bearer": (_PART, _PART),
+    "pass": (_WHOLE, _PART),
+    "pwd": (_WHOLE, _PART),
+    "auth": (_WHOLE, _PART),
+    "jwt": (_WHOLE, _PART),
+    "signature": (_WHOLE, _PART),
+    "resp": (_WHOLE, _WHOLE),
+    "initialresponse": (_WHOLE, _WHOLE),
+    "jwk": (_WHOLE, _WHOLE),
+    "pem": (_WHOLE, _WHOLE),
+    "otp": (_WHOLE, _WHOLE),
+    "key": (_NEVER, _PART),  # the `key` of a lookup is no secret; socketmap_table(5) uses the word so
+    "session": (_NEVER, _PART),
+    "cred": (_NEVER, _PART),
+    "sig": (_NEVER, _PART),
+}
+"""The words that mark a name as that of a secret."""
+
+_HARMLESS_ENDINGS = (
     "endpoint",
     "uri",
     "url",
@@ -59,13 +91,22 @@ _HARMLESS_ENDS = (
 
 
 @lru_cache(maxsize=512)
-def is_secret_name(name: str) -> bool:
-    """Whether a field of this name holds a secret. A lookup's `key` does not: socketmap_table(5) uses the word so."""
-    plain = name.lower().replace("_", "").replace("-", "").replace(".", "")
-    if plain in _WHOLE:
-        return True
-    return any(part in plain for part in _PARTS) and not plain.endswith(_HARMLESS_ENDS)
+def is_secret_name(name: str, *, strict: bool = False) -> bool:
+    """Whether a value with this name is a secret: the name, without case and `_`, `-`, `.`, matches a word of the table.
 
+    `strict` is for headers and query parameters: more words match, and no ending is harmless. They are configured for
+    the API alone, so redacting one too many does no harm.
+    """
+    plain = name.lower().replace("_", "").replace("-", "").replace(".", "")
+    harmless = not strict and plain.endswith(_HARMLESS_ENDINGS)
+    for word, (in_field, in_header) in _SECRET_WORDS.items():
+        match = in_header if strict else in_field
+        if (match is _WHOLE and plain == word) or (match is _PART and word in plain and not harmless):
+            return True
+    return False
+
+
+# Secrets in texts
 
 _QUOTE = r"""(?:\\*["']|%22|%27)"""
 _EQUALS = r"(?:=>?|:|%3[ad])"
@@ -77,26 +118,26 @@ _WEAK = r"(?:token|jwt)"
 
 
 def _quoted(name: str) -> tuple[str, ...]:
-    """`"name": "value"`, `'name': 'value'`, `('name', 'value')`, `name="value"`, and the same escaped once more."""
+    """Patterns for `"name": "value"`, `'name': 'value'`, `('name', 'value')`, `name="value"`, and for each of them escaped again."""
     before = rf"""{name}{_QUOTE}?\s*(?:{_EQUALS}|(?<=["']),)\s*\\*"""
     return rf"""({before}")(?:[^"\\]|\\.)*""", rf"""({before}')(?:[^'\\]|\\.)*"""
 
 
 def _shape(hints: str, *alternatives: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """One capturing group an alternative: that part stays, the rest of the match goes.
+    """A pattern of secrets, with the hints for it. The capturing group of each alternative is kept, the rest of the match redacted.
 
-    A text that holds none of the `hints` (in lower case) cannot match; looking for them is far cheaper.
+    A text without any of the `hints` (words in lower case) cannot match, and searching for them is far cheaper.
     """
     return tuple(hints.split()), re.compile("|".join(alternatives), re.IGNORECASE | re.DOTALL)
 
 
 _SHAPES = (
     _shape("-----begin", r"(-----BEGIN [^-\n]{0,40}-----).*?(?=-----END|\Z)"),
-    # user:password@ of a URL (RFC 3986, 3.2.1), also with a password that should have been percent-encoded
+    # user:password@ in a URL (RFC 3986 section 3.2.1), also with a password that should have been percent-encoded
     _shape("://", r"(://)[^\s/?#]*(?=@)", r"(://(?!\[)[^\s/?#@:]{0,64}:)(?!\d{0,5}(?:[/?#\s]|\Z))[^\s@]{1,256}(?=@)"),
     # JSON Web Tokens and other base64url objects
     _shape("eyj", r"()(?-i:eyJ)[\w-]{8,}(?:\.[\w-]*)*"),
-    # the initial responses of XOAUTH2 and OAUTHBEARER
+    # the initial responses of XOAUTH2 and OAUTHBEARER in base64
     _shape("dxnlcj1 bixhpx biws", r"()(?-i:dXNlcj1|bixhPX|biws)[A-Za-z0-9+/=]{12,}"),
     _shape(
         "password passwd passphrase pwd secret apikey api_key api-key privatekey private_key private-key "
@@ -106,7 +147,7 @@ _SHAPES = (
         rf"({_STRONG}>)[^<]+",
     ),
     _shape("authorization cookie", *_quoted(_HEADER), rf"({_HEADER}{_QUOTE}?\s*{_EQUALS}\s*)[^\r\n]+"),
-    # "token" is also a word of error messages: after a bare colon only what looks like one is taken out
+    # "token" is also common in error messages: after a bare colon only what looks like a token is redacted
     _shape(
         "token jwt",
         *_quoted(_WEAK),
@@ -117,113 +158,112 @@ _SHAPES = (
     ),
     _shape("resp=", r"(resp=)\S+"),
     _shape("code=", r"""((?:^|[?&])code=)[^\s&"'<>]+"""),
-    # credentials of an Authorization header wherever they turn up (RFC 7617, RFC 6750); a challenge's words are none
+    # credentials of an Authorization header anywhere (RFC 7617, RFC 6750), but not the parameters of a challenge
     _shape(
         "bearer basic digest negotiate",
         r"((?:bearer|basic|digest|negotiate)(?:\s|%20)+)(?!(?:token|realm|error|auth\w*)\b)[A-Za-z0-9._~+/=-]+",
     ),
 )
 
-# Session ids, numbers, host names, mail addresses, addresses with a port: most values are of this kind.
+# Most values are session ids, numbers, host names, mail addresses or addresses with a port, which need no search.
 _PLAIN = re.compile(r"[\w.@-]*(?::\d{1,5})?|\[[0-9a-f:.]+\]:\d{1,5}", re.ASCII).fullmatch
 _PLAIN_LENGTH = 40
 _ENCODED_STARTS = frozenset({"eyJ", "dXN", "bix", "biw"})
 
 
 class Redactor:
-    """Takes secrets out of texts. `literals` are secrets known by value, such as a configuration's `client_secret`."""
+    """Redacts secrets in texts. `literals` are secrets known by value, such as a configuration's `client_secret`."""
 
     __slots__ = ("_literals",)
 
     def __init__(self, literals: Iterable[str] = ()) -> None:
         self._literals = sorted({text for text in literals if len(text) >= SHORTEST_LITERAL}, key=len)
 
-    def clean(self, text: str, keep: int) -> tuple[str, int]:
-        """`text` without its secrets, and how many of its characters were left out at the end.
+    def redact(self, text: str, limit: int) -> tuple[str, int]:
+        """The first `limit` characters of `text`, with REDACTED for each secret, and the number of characters cut off.
 
-        Only what stands in the first `keep` characters is shown, `REDACTED` in each secret's place; `keep` is at
-        most a quarter of LOOK_AHEAD.
+        `limit` is at most a quarter of LOOK_AHEAD.
         """
-        head = text
+        searched = text
         if len(text) > LOOK_AHEAD:
-            # The end that a cut-off URL's password lacks, so that it is known for one.
-            head = text[:LOOK_AHEAD] + "@"
+            # A URL whose end is cut off lacks the "@" by which its password is recognized.
+            searched = text[:LOOK_AHEAD] + "@"
         spans: list[tuple[int, int]] = []
         for literal in self._literals:
-            if len(literal) > len(head):
+            if len(literal) > len(searched):
                 break
-            at = head.find(literal)
-            while at >= 0:
-                spans.append((at, at + len(literal)))
-                at = head.find(literal, at + 1)
+            position = searched.find(literal)
+            while position >= 0:
+                spans.append((position, position + len(literal)))
+                position = searched.find(literal, position + 1)
         if not spans and len(text) <= _PLAIN_LENGTH and _PLAIN(text) and text[:3] not in _ENCODED_STARTS:
             return text, 0
-        lowered = head.lower()
+        lowered = searched.lower()
         for hints, shape in _SHAPES:
             for hint in hints:
                 if hint in lowered:
-                    spans += _found(shape, head, keep)
+                    spans += _find_secrets(shape, searched, limit)
                     break
         if not spans:
-            return (text, 0) if len(text) <= keep else (text[:keep], len(text) - keep)
-        return _without(text, sorted(spans), keep)
+            return (text, 0) if len(text) <= limit else (text[:limit], len(text) - limit)
+        return _replace(text, sorted(spans), limit)
 
 
-def _found(shape: re.Pattern[str], text: str, keep: int) -> Iterator[tuple[int, int]]:
-    """Where a shape's secrets begin and end, as far as they begin in the first `keep` characters.
+def _find_secrets(shape: re.Pattern[str], text: str, limit: int) -> Iterator[tuple[int, int]]:
+    """The start and end of each secret of that shape that starts in the first `limit` characters.
 
-    The search goes on inside of what was found, since that may be a second name: `password= password: x`.
+    The search continues inside a secret, which may itself be the name of another one: `password= password: x`.
     """
     match = shape.search(text)
-    while match and match.start() < keep:
+    while match and match.start() < limit:
         start, end = match.end(match.lastindex or 0), match.end()
         yield start, end
         match = shape.search(text, start if start > match.start() else end)
 
 
-def _without(text: str, spans: list[tuple[int, int]], keep: int) -> tuple[str, int]:
+def _replace(text: str, spans: list[tuple[int, int]], limit: int) -> tuple[str, int]:
+    """The first `limit` characters of `text` with REDACTED for each of the sorted spans, and the number of characters cut off."""
     pieces: list[str] = []
-    at = 0
+    position = 0
     for start, end in spans:
-        if start >= keep:
+        if start >= limit:
             break
-        if end <= at:
+        if end <= position:
             continue
-        if start >= at:
-            pieces.append(text[at:start])
+        if start >= position:
+            pieces.append(text[position:start])
             pieces.append(REDACTED)
-        at = end
-    if at < keep:
-        pieces.append(text[at:keep])
-        at = keep
-    return "".join(pieces), max(0, len(text) - at)
+        position = end
+    if position < limit:
+        pieces.append(text[position:limit])
+        position = limit
+    return "".join(pieces), max(0, len(text) - position)
 
 
-_KEYS = ("key", "signature", "auth")
-"""In the name of a header or of a query's parameter: what it holds is for us and the API alone."""
+# The secrets of a configuration
 
 
 def configured_secrets(settings: Settings) -> set[str]:
-    """What no log line may show, wherever it turns up."""
-    found = set(_of_url(settings.server.http_client.proxy))
+    """The secrets in the settings, in every form in which they may occur in a text."""
+    found = set(_secrets_of_url(settings.server.http_client.proxy))
     for entries in settings.entries.values():
         for entry in entries.values():
-            found.update(_of_entry(entry))
+            found.update(_secrets_of_entry(entry))
     return found - {""}
 
 
-def _of_entry(entry: Entry) -> Iterator[str]:
+def _secrets_of_entry(entry: Entry) -> Iterator[str]:
     for name, value in entry.headers:
-        if _telling(name):
-            yield from _of_credentials(value)
-    yield from _of_url(entry.target)
+        if is_secret_name(name, strict=True):
+            yield from _secrets_of_header(value)
+    yield from _secrets_of_url(entry.target)
     for oidc in (entry.backend_oidc, entry.sasl_oidc):
         yield oidc.client_secret
         yield oidc.private_key
 
 
-def _of_credentials(value: str) -> Iterator[str]:
-    """A header's value, the credentials without their scheme, and the password that Basic only wraps (RFC 7617)."""
+def _secrets_of_header(value: str) -> Iterator[str]:
+    """A header's value, the credentials after its scheme, and the password in those of the Basic scheme (RFC 7617)."""
     scheme, _, credentials = value.partition(" ")
     yield value
     yield credentials
@@ -231,16 +271,13 @@ def _of_credentials(value: str) -> Iterator[str]:
         try:
             yield base64.b64decode(credentials, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
-            pass  # not what RFC 7617 describes; the text itself is taken out all the same
+            pass  # not in the format of RFC 7617; the credentials as a whole are redacted in any case
 
 
-def _of_url(url: str) -> Iterator[str]:
+def _secrets_of_url(url: str) -> Iterator[str]:
+    """The password and the secret query parameters of a URL, unless they are placeholders."""
     parts = urlsplit(url)
     yield parts.password or ""
     for name, value in parse_qsl(parts.query):
-        if _telling(name) and "{{" not in value:
+        if is_secret_name(name, strict=True) and "{{" not in value:
             yield value
-
-
-def _telling(name: str) -> bool:
-    return is_secret_name(name) or any(key in name.lower() for key in _KEYS)

@@ -1,4 +1,4 @@
-"""Where in a backend's JSON the value is, and how it reads as text."""
+"""The value in a backend's JSON document: where it is found, and how it is written as text."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ JSON = Any
 """What json.loads returns: dict, list, str, int, float, bool or None."""
 
 MISSING: Final = object()
-"""What `find` returns for a path that leads nowhere; a path that leads to `null` has found None."""
+"""What `find` returns if there is no value at the path. A `null` at the path is returned as None."""
 
 
 class UnsupportedValue(ValueError):
-    """The value has no form that fits on a line. The message says what it is."""
+    """The value cannot be written on a line. The error's text says what it is."""
 
 
 def find(document: JSON, path: str) -> JSON:
-    """The value that `path` leads to, or MISSING.
+    """The value at `path`, or MISSING.
 
-    The steps of the path, separated by dots, walk objects by name and arrays by index (from 0). If they lead nowhere,
-    a path without a dot is looked for at any depth, the shallowest and then the first one wins; a path with dots is
-    taken for a name that contains them, at the top level only.
+    The steps of the path are separated by dots. They select members of objects by name and elements of arrays by index,
+    from 0. If that fails, a path without a dot is searched for as a name at any depth, and the shallowest and then first
+    match is taken. A path with dots is tried as one name that contains them, at the top level only.
     """
     node = document
     for step in path.split("."):
@@ -36,29 +36,29 @@ def find(document: JSON, path: str) -> JSON:
     else:
         return node
     if "." not in path:
-        return _anywhere(document, path)
+        return _search(document, path)
     return document.get(path, MISSING) if type(document) is dict else MISSING
 
 
-def _anywhere(document: JSON, name: str) -> JSON:
-    """The shallowest value of that name. A queue and not recursion, so depth costs nothing."""
-    waiting: deque[JSON] = deque([[document]])
-    while waiting:
-        node = waiting.popleft()
+def _search(document: JSON, name: str) -> JSON:
+    """The first value with that name in a breadth-first search. It uses a queue, so no depth exhausts the stack."""
+    queue: deque[JSON] = deque([[document]])
+    while queue:
+        node = queue.popleft()
         if type(node) is dict:
             if name in node:
                 return node[name]
             node = node.values()
-        waiting.extend([child for child in node if type(child) is dict or type(child) is list])
+        queue.extend([child for child in node if type(child) is dict or type(child) is list])
     return MISSING
 
 
 def render(value: JSON) -> str | None:
-    """The value as text; None where it counts as absent: MISSING, null, an empty string, an empty list.
+    """The value as text, or None if it counts as absent: MISSING, null, an empty string, an empty list.
 
-    Strings as they are, `true` and `false`, whole numbers without a fraction. Lists are joined with commas, absent
-    elements left out. Raises UnsupportedValue for an object, for a list within a list or one that holds an object, and for a number
-    outside the range of floating point. Nothing is cleaned here: that is the encoders' work.
+    Strings are not changed; the functions that write a reply remove control characters. Booleans are `true` and `false`,
+    whole numbers have no fraction. The elements of a list are joined with commas, without those that are absent. Raises
+    UnsupportedValue for an object, a list in a list, an object in a list and a number outside the range of floating point.
     """
     if type(value) is str:
         return value or None
@@ -75,11 +75,11 @@ def render(value: JSON) -> str | None:
     if type(value) is int:
         return str(value)
     if type(value) is float:
-        return _number(value)
+        return _render_float(value)
     raise UnsupportedValue("an object")
 
 
-def _number(value: float) -> str:
+def _render_float(value: float) -> str:
     if value - value != 0:  # infinite, from a literal such as 1e400
         raise UnsupportedValue("a number out of range")
     text = repr(value).removesuffix(".0")

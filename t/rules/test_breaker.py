@@ -1,4 +1,4 @@
-"""The circuit breaker: a black hole costs a few timeouts, not one a request, and its end is noticed."""
+"""The rule of the circuit breaker: an outage costs a few timeouts, not one per request, and its end is noticed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROBING = BreakerState(HALF_OPEN, 3, 105.0)
 
 
 @pytest.mark.parametrize(
-    ("breaker", "now", "leave", "after"),
+    ("breaker", "now", "decision", "after"),
     [
         (FRESH, 0.0, ALLOW, FRESH),
         (BreakerState(CLOSED, 2, 50.0), 51.0, ALLOW, BreakerState(CLOSED, 2, 50.0)),
@@ -40,12 +40,12 @@ PROBING = BreakerState(HALF_OPEN, 3, 105.0)
         (PROBING, 165.0, PROBE, BreakerState(HALF_OPEN, 3, 165.0)),
     ],
 )
-def test_who_may_ask(breaker: BreakerState, now: float, leave: int, after: BreakerState) -> None:
-    assert decide(breaker, now, RULE) == (leave, after)
+def test_decisions(breaker: BreakerState, now: float, decision: int, after: BreakerState) -> None:
+    assert decide(breaker, now, RULE) == (decision, after)
 
 
 @pytest.mark.parametrize(
-    ("breaker", "leave", "success", "after"),
+    ("breaker", "decision", "success", "after"),
     [
         (FRESH, ALLOW, True, FRESH),
         (FRESH, ALLOW, False, BreakerState(CLOSED, 1, 200.0)),
@@ -62,27 +62,27 @@ def test_who_may_ask(breaker: BreakerState, now: float, leave: int, after: Break
         (PROBING, ALLOW, True, FRESH),
     ],
 )
-def test_what_an_end_changes(breaker: BreakerState, leave: int, success: bool, after: BreakerState) -> None:
-    assert record(breaker, leave, success, 200.0, RULE) == after
+def test_the_result_of_a_request(breaker: BreakerState, decision: int, success: bool, after: BreakerState) -> None:
+    assert record(breaker, decision, success, 200.0, RULE) == after
 
 
 @pytest.mark.parametrize("breaker", [FRESH, BROKEN, PROBING, BreakerState(CLOSED, 99, 0.0)])
-def test_it_can_be_off(breaker: BreakerState) -> None:
+def test_a_rule_without_failures_allows_everything(breaker: BreakerState) -> None:
     assert decide(breaker, 0.0, OFF) == (ALLOW, breaker)
     assert record(breaker, ALLOW, False, 0.0, OFF) == FRESH
 
 
-def test_a_black_hole_costs_as_many_timeouts_as_the_rule_says_and_then_one_a_cooldown() -> None:
-    breaker, asked = FRESH, []
+def test_an_outage_costs_the_number_of_failures_and_then_one_probe_per_cooldown() -> None:
+    breaker, sent = FRESH, []
     for second in range(60):
-        leave, breaker = decide(breaker, float(second), RULE)
-        if leave != REFUSE:
-            asked.append(second)
-            breaker = record(breaker, leave, False, float(second), RULE)
-    assert asked == [0, 1, *range(2, 60, 5)]
+        decision, breaker = decide(breaker, float(second), RULE)
+        if decision != REFUSE:
+            sent.append(second)
+            breaker = record(breaker, decision, False, float(second), RULE)
+    assert sent == [0, 1, *range(2, 60, 5)]
 
 
-def test_one_failure_of_the_rule_one_opens_at_once() -> None:
+def test_a_rule_of_one_failure_opens_at_once() -> None:
     assert record(FRESH, ALLOW, False, 1.0, BreakerRule(1, 5.0, 60.0)) == BreakerState(OPEN, 1, 1.0)
 
 
@@ -91,28 +91,29 @@ def test_every_state_has_a_name() -> None:
 
 
 EVENTS = some.lists(
-    some.tuples(some.sampled_from(["ask", "succeed", "fail", "die"]), some.floats(0, 20, allow_nan=False)), max_size=60
+    some.tuples(some.sampled_from(["request", "success", "failure", "loss"]), some.floats(0, 20, allow_nan=False)),
+    max_size=60,
 )
 
 
 @given(EVENTS)
-def test_at_most_one_probe_is_under_way_and_nothing_stays_refused(events: list[tuple[str, float]]) -> None:
-    breaker, now, under_way = FRESH, 0.0, []
+def test_there_is_at_most_one_probe_and_no_target_is_refused_for_ever(events: list[tuple[str, float]]) -> None:
+    breaker, now, pending = FRESH, 0.0, []
     probed_at = None
     for event, pause in events:
         now += pause
-        if event == "ask":
-            leave, breaker = decide(breaker, now, RULE)
-            if leave == PROBE:
+        if event == "request":
+            decision, breaker = decide(breaker, now, RULE)
+            if decision == PROBE:
                 assert probed_at is None or now >= probed_at + min(RULE.cooldown, RULE.lease)
                 probed_at = now
-            if leave != REFUSE:
-                under_way.append(leave)
-        elif under_way:
-            leave = under_way.pop()
-            if event != "die":
-                breaker = record(breaker, leave, event == "succeed", now, RULE)
-                if event == "succeed":
+            if decision != REFUSE:
+                pending.append(decision)
+        elif pending:
+            decision = pending.pop()
+            if event != "loss":
+                breaker = record(breaker, decision, event == "success", now, RULE)
+                if event == "success":
                     assert breaker == FRESH
         assert (breaker.state == CLOSED) == (breaker.failures < RULE.failures)
     later = now + RULE.cooldown + RULE.lease

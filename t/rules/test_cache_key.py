@@ -1,9 +1,10 @@
-"""Cache keys: the same question has the same one, different questions have different ones."""
+"""Cache keys: equal requests have the same key, different requests have different ones."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as some
@@ -16,12 +17,12 @@ IGNORED = frozenset({"instance", "queue_id"})
 
 
 def copied(text: str) -> str:
-    """An equal text that is another object, and not interned."""
+    """An equal text that is a different object and not interned."""
     return "".join(list(text))
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT, ANY_TEXT)
-def test_lookups_share_a_key_exactly_when_they_are_the_same(
+def test_lookups_have_the_same_key_exactly_if_they_are_equal(
     entry: str, key: str, other_entry: str, other_key: str
 ) -> None:
     same = (entry, key) == (other_entry, other_key)
@@ -29,7 +30,7 @@ def test_lookups_share_a_key_exactly_when_they_are_the_same(
     assert cache_key.map_key(copied(entry), copied(key)) == cache_key.map_key(entry, key)
 
 
-def test_what_reads_the_same_when_joined_does_not_share_a_key() -> None:
+def test_requests_that_are_equal_when_joined_have_different_keys() -> None:
     assert cache_key.map_key("ab", "c") != cache_key.map_key("a", "bc")
     keys = [
         {"a": "b=c"}, {"a=b": "c"}, {"a": "b\nc=d"}, {"a": "b", "c": "d"}, {"a": "", "b": ""}, {"a": "b"}, {"b": "a"}, {},
@@ -39,15 +40,17 @@ def test_what_reads_the_same_when_joined_does_not_share_a_key() -> None:
 
 
 @given(REQUESTS, REQUESTS)
-def test_requests_share_a_key_exactly_when_they_are_the_same(one: dict[str, str], other: dict[str, str]) -> None:
+def test_policy_requests_have_the_same_key_exactly_if_they_are_equal(
+    one: dict[str, str], other: dict[str, str]
+) -> None:
     same = cache_key.policy_key("p", one, IGNORED) == cache_key.policy_key("p", other, IGNORED)
     assert same == (one == other)
 
 
 @given(REQUESTS, some.randoms())
-def test_the_order_and_the_ignored_do_not_matter(attributes: dict[str, str], dice) -> None:
+def test_order_and_ignored_attributes_do_not_matter(attributes: dict[str, str], random: Random) -> None:
     shuffled = list(attributes.items())
-    dice.shuffle(shuffled)
+    random.shuffle(shuffled)
     noisy = {"instance": "1", **{copied(name): copied(value) for name, value in shuffled}, "queue_id": "2"}
     assert cache_key.policy_key("p", noisy, IGNORED) == cache_key.policy_key("p", attributes, IGNORED)
 
@@ -60,7 +63,7 @@ def test_the_entry_and_its_kind_matter() -> None:
     )
 
 
-def test_a_key_is_small_whatever_is_asked() -> None:
+def test_a_key_has_a_fixed_size() -> None:
     assert len(cache_key.map_key("m", "k" * 100_000)) == cache_key.SIZE == len(cache_key.policy_key("p", {}, IGNORED))
 
 

@@ -1,4 +1,4 @@
-"""Secrets are taken out of texts, whatever stands around them, and ordinary texts stay as they are."""
+"""Secrets in texts are redacted whatever surrounds them, ordinary texts are not changed, and the names of secrets are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
+from pfxhttpd.config.settings import SOCKET_MAP, BackendOidc, Entry, HttpClient, Server, Settings
+from pfxhttpd.rules.redact import REDACTED, Redactor, configured_secrets, is_secret_name
 
 SECRET = "Zq7secretless0Xw"
 
@@ -66,26 +67,26 @@ around = st.text(max_size=40) | st.sampled_from(
 
 
 @pytest.mark.parametrize("shape", SHAPES + SHORT_OR_FIRST)
-def test_a_secret_of_each_shape_is_taken_out(shape: str) -> None:
+def test_a_secret_of_each_shape_is_redacted(shape: str) -> None:
     text = shape.format(SECRET)
-    clean, cut = Redactor().clean(text, 1000)
+    clean, cut = Redactor().redact(text, 1000)
     assert SECRET not in clean and REDACTED in clean and cut == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @settings(deadline=None)
 @given(before=around, after=around)
-def test_nothing_before_or_after_protects_a_secret(shape: str, before: str, after: str) -> None:
-    clean, _ = Redactor().clean(before + shape.format(SECRET) + " " + after, 1000)
+def test_no_text_before_or_after_a_secret_hides_it(shape: str, before: str, after: str) -> None:
+    clean, _ = Redactor().redact(before + shape.format(SECRET) + " " + after, 1000)
     assert SECRET not in clean
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("visible", [1, 4, 12, 30])
-def test_a_secret_that_the_cut_goes_through_shows_no_part(shape: str, visible: int) -> None:
+def test_no_part_of_a_secret_at_the_limit_is_shown(shape: str, visible: int) -> None:
     secret = "0123456789abcdef" * 400
     before = "x" * (1000 - shape.index("{}") - visible) + " "
-    clean, _ = Redactor().clean(before + shape.format(secret), 1000)
+    clean, _ = Redactor().redact(before + shape.format(secret), 1000)
     assert "0123456" not in clean
 
 
@@ -112,30 +113,30 @@ def test_a_secret_that_the_cut_goes_through_shows_no_part(shape: str, visible: i
         "-----",
     ],
 )
-def test_ordinary_text_stays(text: str) -> None:
-    assert Redactor().clean(text, 1000) == (text, 0)
+def test_ordinary_text_is_not_changed(text: str) -> None:
+    assert Redactor().redact(text, 1000) == (text, 0)
 
 
-def test_what_stands_around_a_secret_stays() -> None:
+def test_the_text_around_a_secret_is_kept() -> None:
     text = 'Post "https://me:pw@host:1/x?a=1&token=abc&b=2": refused'
-    assert Redactor().clean(text, 1000)[0] == (f'Post "https://{REDACTED}@host:1/x?a=1&token={REDACTED}&b=2": refused')
+    assert Redactor().redact(text, 1000)[0] == (f'Post "https://{REDACTED}@host:1/x?a=1&token={REDACTED}&b=2": refused')
 
 
-def test_configured_secrets_are_found_without_any_shape() -> None:
+def test_literals_are_redacted_without_any_shape() -> None:
     redactor = Redactor(["hunter2hunter2", "hunter2", "", "abc"])
-    assert redactor.clean("said hunter2hunter2, hunter2!", 1000)[0] == f"said {REDACTED}, {REDACTED}!"
-    assert redactor.clean("hunter2", 1000)[0] == REDACTED
-    assert redactor.clean("abc", 1000)[0] == "abc", "too short to be taken out of ordinary words"
+    assert redactor.redact("said hunter2hunter2, hunter2!", 1000)[0] == f"said {REDACTED}, {REDACTED}!"
+    assert redactor.redact("hunter2", 1000)[0] == REDACTED
+    assert redactor.redact("abc", 1000)[0] == "abc", "too short, it could be part of ordinary words"
 
 
-def test_a_long_text_is_cut_and_the_rest_counted() -> None:
-    assert Redactor().clean("a b" * 1000, 1000) == (("a b" * 1000)[:1000], 2000)
+def test_a_long_text_is_cut_and_the_characters_cut_off_are_counted() -> None:
+    assert Redactor().redact("a b" * 1000, 1000) == (("a b" * 1000)[:1000], 2000)
 
 
 @settings(deadline=None)
 @given(st.text(max_size=3000))
-def test_the_count_and_what_is_shown_make_up_the_text(text: str) -> None:
-    clean, cut = Redactor().clean(text, 100)
+def test_the_shown_part_and_the_count_add_up_to_the_text(text: str) -> None:
+    clean, cut = Redactor().redact(text, 100)
     if REDACTED not in clean:
         assert clean == text[:100] and cut == max(0, len(text) - 100)
 
@@ -159,9 +160,9 @@ def test_the_count_and_what_is_shown_make_up_the_text(text: str) -> None:
         "secret" * 600 + "='" * 100,
     ],
 )
-def test_hostile_texts_take_no_time(hostile: str) -> None:
+def test_hostile_texts_take_little_time(hostile: str) -> None:
     started = time.process_time()
-    Redactor().clean(hostile, 1000)
+    Redactor().redact(hostile, 1000)
     assert time.process_time() - started < 0.1
 
 
@@ -199,6 +200,7 @@ def test_hostile_texts_take_no_time(hostile: str) -> None:
 )
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
+    assert is_secret_name(name, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -229,5 +231,45 @@ def test_names_of_secrets(name: str) -> None:
         "sender",
     ],
 )
-def test_names_of_no_secrets(name: str) -> None:
+def test_other_names(name: str) -> None:
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key", "KEY", "X-Api-Key", "X-Key-Id", "sig", "signed", "X-Signature", "session_id", "X-Auth-Url", "token_type",
+     "creds", "X-Passport", "myjwt", "X-Pwd", "private_key_file", "author"],
+)  # fmt: skip
+def test_more_names_are_secret_in_headers_and_query_parameters(name: str) -> None:
+    assert is_secret_name(name, strict=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Pfx-Name", "Content-Type", "map", "User-Agent", "response", "state", "user", "pems"]
+)
+def test_other_names_of_headers_and_query_parameters(name: str) -> None:
+    assert not is_secret_name(name, strict=True)
+
+
+def test_the_secrets_of_a_configuration() -> None:
+    entry = Entry(
+        SOCKET_MAP,
+        "demo",
+        "https://me:of-url@host/?sig=of-query&map=shown&key={{ .Key }}",
+        headers=(("X-Name", "shown"), ("X-Key", "of-header"), ("Authorization", "Basic dXNlcjpvZi1iYXNpYw==")),
+        backend_oidc=BackendOidc(client_secret="of-client", private_key="of-key"),
+    )
+    settings = Settings(
+        server=Server(http_client=HttpClient(proxy="http://me:of-proxy@proxy:1")), entries={SOCKET_MAP: {"demo": entry}}
+    )
+    assert configured_secrets(settings) == {
+        "of-url",
+        "of-query",
+        "of-header",
+        "Basic dXNlcjpvZi1iYXNpYw==",
+        "dXNlcjpvZi1iYXNpYw==",
+        "of-basic",
+        "of-client",
+        "of-key",
+        "of-proxy",
+    }

@@ -1,4 +1,4 @@
-"""Where the value is in a backend's JSON, and how it reads."""
+"""The value in a backend's JSON document: where it is found, and how it is written as text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOCUMENT = {
         ("empty", {}),
     ],
 )
-def test_a_path_walks_objects_by_name_and_arrays_by_index(path: str, value: Any) -> None:
+def test_a_path_selects_members_by_name_and_elements_by_index(path: str, value: Any) -> None:
     assert find(DOCUMENT, path) == value
 
 
@@ -42,7 +42,7 @@ def test_a_path_walks_objects_by_name_and_arrays_by_index(path: str, value: Any)
     ["data.nothing", "data.result.more", "data.list.2.name", "data.list.-1.name", "data.list.name", "items.9999999999",
      "items.0x0", "items.٠", "items.²", "items.", "data..result", ".data", "data.null.x", "nowhere", "a.b", "deep"],
 )  # fmt: skip
-def test_a_path_that_leads_nowhere(path: str) -> None:
+def test_a_path_without_a_value(path: str) -> None:
     assert find(DOCUMENT, path) is MISSING
 
 
@@ -52,7 +52,7 @@ def test_a_name_without_a_dot_is_found_at_any_depth() -> None:
     assert find([[{"x": 1}]], "x") == 1
 
 
-def test_the_shallowest_wins_then_the_first() -> None:
+def test_the_shallowest_and_then_first_match_is_taken() -> None:
     deep_first = {"a": {"b": {"x": "deep"}}, "c": {"x": "shallow"}}
     assert find(deep_first, "x") == "shallow"
     assert find({"a": [{"x": 1}, {"x": 2}], "b": {"c": {"x": 3}}}, "x") == 1
@@ -66,11 +66,11 @@ def test_a_path_with_a_dot_is_not_searched_for() -> None:
 
 
 @pytest.mark.parametrize("document", ["text", 5, None, True])
-def test_a_document_without_structure_holds_nothing(document: Any) -> None:
+def test_a_scalar_has_no_members(document: Any) -> None:
     assert find([document], "x") is MISSING
 
 
-def test_depth_costs_nothing() -> None:
+def test_any_depth_is_searched() -> None:
     document: Any = {"x": "bottom"}
     for _ in range(100_000):
         document = [document]
@@ -107,11 +107,11 @@ def test_depth_costs_nothing() -> None:
         ('[""]', None),
     ],
 )
-def test_how_a_value_reads(source: str, text: str | None) -> None:
+def test_a_value_as_text(source: str, text: str | None) -> None:
     assert render(json.loads(source)) == text
 
 
-def test_what_is_missing_reads_as_absent() -> None:
+def test_missing_counts_as_absent() -> None:
     assert render(MISSING) is None
 
 
@@ -120,7 +120,7 @@ def test_what_is_missing_reads_as_absent() -> None:
     [("{}", "object"), ('{"a": 1}', "object"), ('[{"a": 1}]', "object"), ('["a", {}]', "object"), ("[[]]", "list"),
      ('["a", ["b"]]', "list"), ("1e400", "number"), ("-1e400", "number"), ("[1e400]", "number")],
 )  # fmt: skip
-def test_what_does_not_fit_on_a_line(source: str, what: str) -> None:
+def test_an_unsupported_value(source: str, what: str) -> None:
     with pytest.raises(UnsupportedValue, match=what):
         render(json.loads(source))
 
@@ -133,20 +133,20 @@ DOCUMENTS = some.recursive(
 
 
 def depths(document: Any, name: str, depth: int = 0) -> list[int]:
-    """How deep each object lies that has the name."""
+    """The depths of the objects that have a member of that name."""
     children = document.values() if isinstance(document, dict) else document if isinstance(document, list) else []
     own = [depth] if isinstance(document, dict) and name in document else []
     return own + [found for child in children for found in depths(child, name, depth + 1)]
 
 
 @given(DOCUMENTS, some.sampled_from(["a", "b", "c"]))
-def test_a_name_is_found_exactly_when_it_is_there(document: Any, name: str) -> None:
+def test_a_name_is_found_exactly_if_it_exists(document: Any, name: str) -> None:
     found = find(document, name)
     assert (found is not MISSING) == bool(depths(document, name))
 
 
 @given(DOCUMENTS, some.lists(NAMES, min_size=1, max_size=4))
-def test_any_path_on_any_document_ends_in_a_text_an_absence_or_no_text(document: Any, steps: list[str]) -> None:
+def test_any_path_in_any_document_has_a_result(document: Any, steps: list[str]) -> None:
     try:
         text = render(find(document, ".".join(steps)))
     except UnsupportedValue:
