@@ -1,4 +1,7 @@
-"""Everything outside the process, one thing per file: sockets, the jail, HTTP, the log. Siblings never import each other."""
+"""Access to the world outside the process, one subject per module: sockets, the chroot, HTTP, the log.
+
+The modules do not import each other; `process` and `service` combine them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 
 
 class SetupError(Exception):
-    """Something that the server needs cannot be had: a socket, a file, a user, a directory. The message is one line.
+    """Something that the server needs is not available: a socket, a file, a user, a directory. The message is one line.
 
     `permission` is true when the operating system did not allow it. `exit_code` is the process's exit code for this
     error (sysexits.h): EX_NOPERM with `permission`, else the code given.

@@ -1,8 +1,8 @@
-"""How an open connection changes hands between our own processes: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
+"""Passing an open connection from one of our processes to another: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
 
-One message is one client: its descriptor, and beside it what the next process must know to go on where the last one
-stopped. Both ends are forks of one master, so marshal, which is the fastest encoder there is and needs no schema,
-is safe here: no byte of a message's structure was written by a stranger.
+A message is one connection: its descriptor, and what the next process needs in order to continue where the last one
+stopped. Both ends are forks of the same master, and no part of a message's structure comes from outside. That is why
+marshal, the fastest encoder there is, can be used safely.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 from pfxhttpd.wire.dovecot import FrozenSession
 
 MAX_MESSAGE = 512 * 1024
-"""Bytes one message may have: the largest request (100 kB) and one read more (64 KiB), twice over."""
+"""Bytes of a message: twice the largest request (100 kB) and one more read (64 KiB)."""
 
 _INT = struct.calcsize("i")
-_ORDER = sys.byteorder
-_ROOM = socket.CMSG_SPACE(_INT)
+_BYTE_ORDER = sys.byteorder
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_INT)
 
 
 @dataclass(slots=True)
 class Connection:
-    """A connection, without its descriptor.
+    """A client connection, without its descriptor.
 
-    `endpoint` is its listener's address and `kind`/`name` what that listener served when the client came.
-    `session` is "" until something about the client is logged. `unread` was received and not yet served, `unsent` is
-    the rest of a reply that the client has not taken yet. `state` is a SASL connection's, None for the others.
+    `endpoint` is its listener's address; `kind` and `name` are what that listener served when the client connected.
+    `session` is empty until something about the connection is logged. `unread` has been received and not yet served,
+    `unsent` is the rest of a reply that the client has not received yet. `state` is that of a SASL session, else None.
     """
 
     kind: str
@@ -63,7 +63,7 @@ def unpack(message: bytes | memoryview) -> Connection:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """A pair of connected sockets that keep messages whole: (for the receiver, for the senders), non-blocking."""
+    """A pair of non-blocking sockets that preserve message boundaries: the receiver's end and the senders' end."""
     receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (receiver, sender):
         end.setblocking(False)
@@ -72,15 +72,16 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(sender: socket.socket, descriptor: int, message: bytes) -> None:
-    """Pass a descriptor on. The caller still has its own copy and closes it.
+    """Send a descriptor. The caller keeps its own copy and closes it.
 
-    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when it is gone or too many are in flight.
+    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when the receiver is gone or too many
+    descriptors are in flight.
     """
-    sender.sendmsg((message,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(_INT, _ORDER)),))
+    sender.sendmsg((message,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(_INT, _BYTE_ORDER)),))
 
 
 class Receiver:
-    """The receiving end: one buffer for all messages, since a fresh one of this size would cost a page fault each."""
+    """The receiving end. It has one buffer for all messages: a new one of that size would cost a page fault each time."""
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
@@ -91,17 +92,19 @@ class Receiver:
         return self._receiver.fileno()
 
     def receive(self) -> tuple[int, Connection] | None:
-        """The next (descriptor, client), or None when there is nothing to take now.
+        """The next descriptor and its connection, or None when no message is waiting.
 
-        A message that lost its descriptor on the way (this process has no number left for it) is passed over: the
-        kernel has closed the connection, and its client will come again.
+        A message without its descriptor is skipped: this process had no free descriptor number, the kernel has closed
+        the connection, and the client will connect again.
         """
         while True:
             try:
-                size, ancillary, _, _ = self._receiver.recvmsg_into((self._buffer,), _ROOM, socket.MSG_CMSG_CLOEXEC)
+                size, ancillary, _, _ = self._receiver.recvmsg_into(
+                    (self._buffer,), _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return None
             if ancillary:
-                return int.from_bytes(ancillary[0][2][:_INT], _ORDER), unpack(self._view[:size])
+                return int.from_bytes(ancillary[0][2][:_INT], _BYTE_ORDER), unpack(self._view[:size])
             if size == 0:
                 return None

@@ -1,13 +1,14 @@
-"""Whom we trust at the other end of a TLS connection, and who we say we are (RFC 8446, RFC 9525).
+"""The TLS settings for connections to backends: whom to trust, and our own certificate (RFC 8446, RFC 9525).
 
-Everything is read here, at once: OpenSSL by itself looks certificates of the system's store up when it needs them,
-and inside the jail there is no store to look in.
+All files are read here and now. OpenSSL would otherwise look certificates of the system's trust store up when it needs
+them, and inside a chroot there is no store.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 
 from pfxhttpd.config.settings import Tls
 from pfxhttpd.io import SetupError
@@ -18,15 +19,15 @@ _BUNDLES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-"""Where Debian, Fedora, SUSE and Alpine keep the system's store as one file."""
+"""The system's trust store as one file, on Debian, Fedora, SUSE and Alpine."""
 
 
 def context(tls: Tls) -> ssl.SSLContext:
-    """The TLS settings for all backends. TLS 1.2 at least. Raises `TrustError`."""
+    """The TLS context for all backends; TLS 1.2 at least. Raises `SetupError`."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if not tls.enabled:
-        _trust_system(made)
+        _load_system_store(made)
         return made
     if tls.skip_verify:
         made.check_hostname = False
@@ -34,29 +35,29 @@ def context(tls: Tls) -> ssl.SSLContext:
     elif tls.root_ca:
         _load("server.tls.root_ca", tls.root_ca, lambda: made.load_verify_locations(cafile=tls.root_ca))
     else:
-        _trust_system(made)
+        _load_system_store(made)
     if tls.cert:
-        _load("server.tls.cert", tls.cert, lambda: _present(made, tls))
+        _load("server.tls.cert", tls.cert, lambda: _load_client_certificate(made, tls))
     return made
 
 
-def _present(made: ssl.SSLContext, tls: Tls) -> None:
+def _load_client_certificate(made: ssl.SSLContext, tls: Tls) -> None:
     def refuse() -> str:
         raise SetupError(f"server.tls.key: {tls.key or tls.cert}: the key is encrypted; store it without a passphrase")
 
     made.load_cert_chain(tls.cert, tls.key or None, password=refuse)
 
 
-def _trust_system(made: ssl.SSLContext) -> None:
-    paths = ssl.get_default_verify_paths()
-    for bundle in (os.environ.get("SSL_CERT_FILE"), paths.cafile, *_BUNDLES):
-        if bundle and os.path.isfile(bundle):
-            _load("the system's trust store", bundle, lambda: made.load_verify_locations(cafile=bundle))
-            return
-    made.load_default_certs()
+def _load_system_store(made: ssl.SSLContext) -> None:
+    candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_BUNDLES)
+    bundle = next((path for path in candidates if path and os.path.isfile(path)), None)
+    if bundle:
+        _load("the system's trust store", bundle, lambda: made.load_verify_locations(cafile=bundle))
+    else:
+        made.load_default_certs()
 
 
-def _load(what: str, path: str, load: object) -> None:
+def _load(what: str, path: str, load: Callable[[], None]) -> None:
     try:
         load()
     except ssl.SSLError as error:

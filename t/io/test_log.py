@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import mmap
 import os
 import pty
 import resource
@@ -19,6 +20,7 @@ import pytest
 from kit import logfmt
 from kit.child import in_child
 from kit.deadline import deadline
+from kit.leash import die_with_parent
 from kit.needs import needs
 
 from pfxhttpd.config.settings import Logging
@@ -198,6 +200,57 @@ def test_a_pipe_of_somebody_else_is_written_without_waiting_too() -> None:
     assert 10 < before < 100 and after == ["Log lines were lost", "After"]
 
 
+@pytest.mark.parametrize("nowait", [True, False], ids=["RWF_NOWAIT", "a kernel without it"])
+def test_no_write_to_somebody_elses_pipe_blocks_however_many_write(nowait: bool) -> None:
+    """Again and again the reader takes one page and stops, and eight processes compete for it: all of them go on.
+
+    A process may be interrupted between a look at the pipe and its write; here it always is, for two milliseconds.
+    """
+    needs("root")
+    writers, rounds = 8, 20
+
+    class SlowPoll:
+        def __init__(self) -> None:
+            self.fast = poll()
+            self.register = self.fast.register
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            found = self.fast.poll(timeout)
+            time.sleep(0.002)
+            return found
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    poll = select.poll
+
+    def work() -> int:
+        select.poll = SlowPoll  # type: ignore[misc,assignment]
+        reading, writing = os.pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        os.setresuid(65534, 65534, 65534)
+        if not nowait:
+            os.pwritev = refused  # type: ignore[assignment]
+        log = Logger.open(PLAIN, stream_fd=writing)
+        counts = memoryview(mmap.mmap(-1, 8 * writers)).cast("q")
+        for number in range(writers):
+            if os.fork() == 0:
+                die_with_parent()
+                while True:
+                    log.info("Line", a="x" * 1000, b="x" * 1000, c="x" * 1000, d="x" * 900)
+                    counts[number] += 1
+        taken = 0
+        for _ in range(rounds):
+            before = list(counts)
+            while any(count < earlier + 2 for count, earlier in zip(counts, before)):
+                select.select([], [], [], 0.0005)
+            if select.select([reading], [], [], 0)[0]:
+                taken += len(parsed(os.read(reading, 4096)))
+        return taken
+
+    assert in_child(work, timeout=60) >= rounds // 2
+
+
 def test_a_closed_stream_swallows_lines() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -245,6 +298,23 @@ def test_a_line_that_was_torn_does_not_spoil_the_next(tmp_path: Path) -> None:
     torn, *whole = (tmp_path / "log").read_bytes().splitlines(keepends=True)
     assert len(torn) == 501
     assert messages(parsed(b"".join(whole))) == ["Log lines were lost", "After", "And on"]
+
+
+def test_a_line_that_another_process_tore_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """On a full disk the beginning of a line is written; the next line may be another process's."""
+    with open(tmp_path / "log", "wb") as file:
+        log = Logger.open(PLAIN, stream_fd=file.fileno())
+
+        def tear() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+            log.info("Torn", filler=HALF, more=HALF)
+
+        in_child(tear)
+        log.info("After")
+        in_child(lambda: log.info("And on"))
+    torn, *whole = (tmp_path / "log").read_bytes().splitlines(keepends=True)
+    assert len(torn) == 501
+    assert messages(parsed(b"".join(whole))) == ["After", "And on"]
 
 
 def test_a_stream_socket_as_the_journals_of_systemd() -> None:
