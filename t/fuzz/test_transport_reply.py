@@ -59,7 +59,7 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
             if piece and not reply.complete:
                 reply.feed(piece)
         if not reply.complete:
-            reply.end()
+            reply.feed_eof()
         heard = ParsedResponse(reply, request)
     except exceptions.RequestException as error:
         return (type(error),)

@@ -11,6 +11,9 @@ import pytest
 from kit.exchange import Way, ours, stock
 from kit.scripted import Await, AwaitEnd, Hear, Reset, Say, Scripted, Stay, Tell
 
+from pfxhttpd.io.transport import adapter
+from pfxhttpd.io.transport.response import ResponseParser
+
 BODY = b'{"result": "x"}'
 CLOSING = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 15\r\n\r\n" + BODY
 SMUGGLED = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"
@@ -47,7 +50,7 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 def arrived(port: int, way: Way) -> None:
     """Returns when something can be read on the one kept connection: bytes or its end."""
-    (kept,) = way.adapter._kept.values()
+    (kept,) = way.adapter._pool.values()
     assert kept.stream._poll.poll(10_000), "nothing arrived"
 
 
@@ -161,6 +164,25 @@ def test_bytes_that_arrive_later_are_no_answer(our_way: Way, surplus: bytes):
         arrived(server.port, our_way)
         assert asked(our_way, server.url) == b"two"
         server.wait("closed")
+
+
+def test_bytes_that_arrive_while_the_next_request_is_prepared_are_no_answer(
+    our_way: Way, monkeypatch: pytest.MonkeyPatch
+):
+    """The last moment at which it can be known that they came before the request."""
+    with Scripted([Hear(), Say(ONE), Await("go"), Say(SMUGGLED), AwaitEnd()], [Hear(), Say(TWO), Stay()]) as server:
+        assert asked(our_way, server.url) == b"one"
+        (connection,) = our_way.adapter._pool.values()
+
+        class LateParser(ResponseParser):
+            def __init__(self, limit: int) -> None:
+                super().__init__(limit)
+                monkeypatch.undo()
+                server.go("go")
+                assert connection.stream._poll.poll(10_000), "nothing arrived"
+
+        monkeypatch.setattr(adapter, "ResponseParser", LateParser)
+        assert asked(our_way, server.url) == b"two"
 
 
 def test_a_body_after_204_is_no_answer(our_way: Way):
@@ -329,6 +351,6 @@ def test_connections_are_not_delayed(our_way: Way):
     """Nagle's algorithm would hold the end of a large request back until the server has acknowledged the rest."""
     with Scripted([Hear(), Say(ONE), Stay()]) as server:
         asked(our_way, server.url)
-        (kept,) = our_way.adapter._kept.values()
+        (kept,) = our_way.adapter._pool.values()
         assert kept.stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert not kept.stream._sock.get_inheritable()

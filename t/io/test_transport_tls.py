@@ -173,8 +173,8 @@ def test_bytes_after_a_response_are_no_answer(authority: Authority, way: Way):
         with Scripted(script, [Hear(), Say(GOOD.replace(b"ok", b"no")), Stay()], tls=tls_of(authority)) as server:
             assert way.outcome(server.url).body == b"ok"
             if len(said) == 2:
-                (kept,) = way.adapter._kept.values()
-                assert kept.stream._arrived.pending or kept.stream._below._poll.poll(10_000)
+                (kept,) = way.adapter._pool.values()
+                assert kept.stream._incoming.pending or kept.stream._transport._poll.poll(10_000)
             assert way.outcome(server.url).body == b"no"
             server.wait("closed")
         way.close()

@@ -1,4 +1,4 @@
-"""The adapter itself: one request out, one response in, on a connection that is kept for the next."""
+"""The adapter itself: one request, one response, on a connection that is pooled for the next request."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ from pfxhttpd.io.transport.stream import Stream
 __all__ = ["ConnectionLimit", "RenderedRequest", "TooLarge", "Transport"]
 
 DEFAULT_TIMEOUT = 60.0
-EXPIRY = 1.0
-"""Seconds between looks for connections that were idle for too long, while others are in use."""
+EXPIRY_INTERVAL = 1.0
+"""Seconds between looks for connections that have been idle for too long, while others are in use."""
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port."""
 
 
 class ConnectionLimit(Protocol):
-    """Who says how many connections to an origin there may be; `io.connection_limit` is the one that does."""
+    """Limits the connections to an origin; `io.connection_limit` implements it for all workers together."""
 
     linger: float
-    """Seconds that an unused connection may be kept at most, since another worker may want it."""
+    """Seconds for which an idle connection may be kept at most, since another worker may need it."""
 
-    def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
-        """Waits for a place among the origin's connections. Raises `TimeoutError` at `deadline`."""
+    def acquire(self, origin: Origin, deadline: float) -> Hashable:
+        """Wait for a permit for one connection. Raises `TimeoutError` at `deadline`."""
 
     def release(self, permit: Any) -> None: ...
 
     def is_contended(self, permit: Any) -> bool:
-        """Somebody waits for a place like this one."""
+        """Whether another process waits for a permit like this one."""
 
 
 class _Unlimited:
     linger = float("inf")
 
-    def acquire(self, origin: tuple[str, str, int], deadline: float) -> Hashable:
+    def acquire(self, origin: Origin, deadline: float) -> Hashable:
         return None
 
     def release(self, permit: Any) -> None:
@@ -54,8 +57,8 @@ class _Unlimited:
         return False
 
 
-class _Kept:
-    """A connection, its place in the limiter, and when it was last used (monotonic seconds)."""
+class _PooledConnection:
+    """A connection, its permit, and when its last response was complete (monotonic seconds; 0: there was none yet)."""
 
     __slots__ = ("permit", "stream", "used")
 
@@ -63,12 +66,16 @@ class _Kept:
         self.stream, self.permit, self.used = stream, permit, 0.0
 
 
-class Transport(BaseAdapter):
-    """Mount it on a `requests.Session` for both schemes.
+class ConnectionLost(Exception):
+    """The connection cannot carry the request: it was closed, or broke, before a byte of the response had arrived."""
 
-    `context` holds for every `https` origin and proxy (trust, client certificate, versions); the `verify` and `cert`
-    of a request are not looked at. `idle` is how long an unused connection is kept, in seconds, `lines` how many are,
-    `limit` how many bytes a body may have. A transport belongs to one thread of one process.
+
+class Transport(BaseAdapter):
+    """To be mounted on a `requests.Session` for both schemes.
+
+    `context` holds for all `https` origins and proxies; the `verify` and `cert` of a request are ignored. `idle` is for
+    how many seconds an unused connection is pooled, `max_idle` how many are, `limit` how many bytes a body may have.
+    A transport belongs to one thread of one process.
     """
 
     def __init__(
@@ -84,9 +91,9 @@ class Transport(BaseAdapter):
         self._limiter = limiter or _Unlimited()
         self._context, self._max_idle, self._limit = context, max_idle, limit
         self._idle = min(idle, self._limiter.linger)
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._pool: OrderedDict[Hashable, _PooledConnection] = OrderedDict()
         self._proxies: dict[str, Url] = {}
-        self._expiry = 0.0
+        self._next_look = 0.0
 
     def send(
         self,
@@ -97,16 +104,17 @@ class Transport(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> ParsedResponse:
-        """One exchange; any method but HEAD and CONNECT, and a body of bytes or text.
+        """Send one request and return its response. Any method but HEAD and CONNECT; a body of bytes or text.
 
         Raises `requests.exceptions.Timeout`, `SSLError`, `ProxyError`, `ConnectionError`, `ChunkedEncodingError`,
-        `ContentDecodingError`, `InvalidProxyURL`, `InvalidHeader`, and `TooLarge`. A kept connection that turns out
-        dead before a byte of the response is replaced once, within the same deadline (RFC 9112 section 9.3.1).
+        `ContentDecodingError`, `InvalidProxyURL`, `InvalidHeader`, and `TooLarge`. A pooled connection that is lost
+        before a byte of the response has arrived is replaced once, within the same deadline (RFC 9112 section 9.3.1).
         """
         deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout)
         if not isinstance(request, RenderedRequest):
             request = RenderedRequest.from_request(request)
-        head, key, proxy = request.head, request.origin, None
+        head, proxy = request.head, None
+        key: Hashable = request.origin
         if proxies:
             proxy = self._proxy(request, proxies)
             if proxy:
@@ -120,105 +128,112 @@ class Transport(BaseAdapter):
             message = b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)
         else:
             message = head + b"\r\n"
-        kept = self._take(key)
-        if kept:
+        pooled = self._take(key)
+        if pooled:
             try:
-                return self._exchange(key, kept, request, message, deadline)
-            except _Dead:
+                return self._exchange(key, pooled, request, message, deadline)
+            except ConnectionLost:
                 pass
         try:
             return self._exchange(key, self._open(request.origin, deadline, proxy), request, message, deadline)
-        except _Dead as dead:
-            raise exceptions.ConnectionError(f"{request.origin[1]} closed the connection without an answer") from dead
+        except ConnectionLost as lost:
+            raise exceptions.ConnectionError(f"{request.origin[1]} closed the connection without an answer") from lost
 
-    # -- what is kept -------------------------------------------------------------------------------------------
+    # -- the pool -----------------------------------------------------------------------------------------------
 
     @property
     def open_connections(self) -> int:
-        """How many connections are kept."""
-        return len(self._kept)
+        """How many connections are pooled."""
+        return len(self._pool)
 
     @property
     def next_expiry(self) -> float | None:
-        """Seconds after which `expire` is to be called if nothing was sent; None when nothing is kept."""
-        return self._idle if self._kept else None
+        """Seconds after which `expire` is to be called if nothing was sent; None when no connection is pooled."""
+        return self._idle if self._pool else None
 
     def expire(self, now: float) -> None:
-        """Close the connections that nobody has used for long enough."""
-        while self._kept:
-            key, kept = next(iter(self._kept.items()))
-            if now - kept.used < self._idle:
+        """Close the connections that have been idle for too long."""
+        while self._pool:
+            key, connection = next(iter(self._pool.items()))
+            if now - connection.used < self._idle:
                 break
-            del self._kept[key]
-            self._drop(kept)
-        self._expiry = now + EXPIRY
+            del self._pool[key]
+            self._drop(connection)
+        self._next_look = now + EXPIRY_INTERVAL
 
     def close(self) -> None:
-        while self._kept:
-            self._drop(self._kept.popitem()[1])
+        while self._pool:
+            self._drop(self._pool.popitem()[1])
 
-    def _take(self, key: Hashable) -> _Kept | None:
-        kept = self._kept.pop(key, None)
-        if kept is None:
+    def _take(self, key: Hashable) -> _PooledConnection | None:
+        connection = self._pool.pop(key, None)
+        if connection is None:
             return None
-        if time.monotonic() - kept.used < self._idle and kept.stream.is_idle:
-            return kept
-        self._drop(kept)
+        if time.monotonic() - connection.used < self._idle:
+            return connection
+        self._drop(connection)
         return None
 
-    def _open(self, origin: tuple[str, str, int], deadline: float, proxy: Url | None) -> _Kept:
+    def _open(self, origin: Origin, deadline: float, proxy: Url | None) -> _PooledConnection:
         try:
             permit = self._limiter.acquire(origin, deadline)
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            return _Kept(dial(origin, deadline, self._context, proxy), permit)
+            return _PooledConnection(dial(origin, deadline, self._context, proxy), permit)
         except BaseException:
             self._limiter.release(permit)
             raise
 
-    def _drop(self, kept: _Kept) -> None:
-        kept.stream.close()
-        self._limiter.release(kept.permit)
+    def _drop(self, connection: _PooledConnection) -> None:
+        connection.stream.close()
+        self._limiter.release(connection.permit)
 
-    def _keep(self, key: Hashable, kept: _Kept) -> None:
-        now = kept.used = time.monotonic()
-        self._kept[key] = kept
-        if len(self._kept) > self._max_idle:
-            self._drop(self._kept.popitem(last=False)[1])
-        if now > self._expiry:
+    def _put_back(self, key: Hashable, connection: _PooledConnection) -> None:
+        now = connection.used = time.monotonic()
+        self._pool[key] = connection
+        if len(self._pool) > self._max_idle:
+            self._drop(self._pool.popitem(last=False)[1])
+        if now > self._next_look:
             self.expire(now)
 
     # -- one exchange -------------------------------------------------------------------------------------------
 
     def _exchange(
-        self, key: Hashable, kept: _Kept, request: RenderedRequest, message: bytes, deadline: float
+        self, key: Hashable, connection: _PooledConnection, request: RenderedRequest, message: bytes, deadline: float
     ) -> ParsedResponse:
-        stream, parser, again = kept.stream, ResponseParser(self._limit), False
+        """Send the message and read the response. Raises `ConnectionLost`, and what `send` raises.
+
+        A response that arrived before the request was sent does not answer it. The pooled connection is checked for one
+        as late as possible, directly before sending; what a backend sends unasked after that cannot be told apart.
+        """
+        stream, parser, reusable = connection.stream, ResponseParser(self._limit), False
         try:
+            if connection.used and not stream.is_idle:
+                raise ConnectionLost
             stream.write(message)
-            _hear(stream, parser, deadline)
-            again = (
+            _read_response(stream, parser, deadline)
+            reusable = (
                 parser.reusable
                 and not parser.surplus
                 and stream.flushed
-                and not self._limiter.is_contended(kept.permit)
+                and not self._limiter.is_contended(connection.permit)
             )
             return ParsedResponse(parser, request)
         finally:
-            if again:
-                self._keep(key, kept)
+            if reusable:
+                self._put_back(key, connection)
             else:
-                self._drop(kept)
+                self._drop(connection)
 
     def _proxy(self, request: RenderedRequest, proxies: Mapping[str, str]) -> Url | None:
-        chosen = select_proxy(request.url, proxies)
+        chosen = select_proxy(request.url or "", proxies)
         if not chosen:
             return None
         proxy = self._proxies.get(chosen)
         if proxy is None:
             try:
-                proxy = parse_url(prepend_scheme_if_needed(chosen, "http"))
+                proxy = parse_url(prepend_scheme_if_needed(chosen, "http"))  # type: ignore[no-untyped-call]
             except LocationParseError as error:
                 raise exceptions.InvalidProxyURL("the proxy's URL is malformed") from error
             if proxy.scheme not in ("http", "https") or not proxy.host:
@@ -227,12 +242,8 @@ class Transport(BaseAdapter):
         return proxy
 
 
-class _Dead(Exception):
-    """The connection broke before a byte of the response had come."""
-
-
-def _hear(stream: Stream, parser: ResponseParser, deadline: float) -> None:
-    """Feed the parser what arrives until it is complete."""
+def _read_response(stream: Stream, parser: ResponseParser, deadline: float) -> None:
+    """Feed the parser until the response is complete."""
     while not parser.complete:
         try:
             data = stream.read(deadline)
@@ -241,12 +252,12 @@ def _hear(stream: Stream, parser: ResponseParser, deadline: float) -> None:
         except ssl.SSLError as error:
             raise exceptions.SSLError(f"TLS broke: {error.reason or error}") from error
         except OSError as error:
-            if not parser.begun:
-                raise _Dead from error
+            if not parser.started:
+                raise ConnectionLost from error
             raise exceptions.ConnectionError(f"the connection broke: {error.strerror or error}") from error
         if data:
             parser.feed(data)
-        elif parser.begun:
-            parser.end()
+        elif parser.started:
+            parser.feed_eof()
         else:
-            raise _Dead
+            raise ConnectionLost

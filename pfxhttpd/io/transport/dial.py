@@ -1,7 +1,7 @@
-"""A new connection to a backend, straight or through a proxy, by a deadline.
+"""A new connection to a backend, direct or through a proxy, by a deadline.
 
-getaddrinfo(3) has no timeout, and the stock way starts its timeouts anew for every address tried, for every line of a
-proxy's answer; so each step is done here, with what is left of the time.
+getaddrinfo(3) has no timeout, and urllib3 starts its timeouts anew for every address and for every line of a proxy's
+response. So each step is done here, with the time that is left.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ Address = tuple[Any, ...]
 
 
 def dial(origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, proxy: Url | None) -> Stream:
-    """A line on which a request to the origin can be put; TLS is up for `https`.
+    """A stream that is ready for a request to the origin, with TLS for `https`.
 
-    With a proxy: its tunnel for `https`, itself for `http` (the request then names the whole URL).
+    With a proxy, it leads through the proxy's tunnel for `https`, and to the proxy itself for `http` (whose request line
+    then has the whole URL).
     Raises `requests.exceptions.ConnectTimeout`, `SSLError`, `ProxyError`, `ConnectionError`.
     """
     scheme, host, port = origin
     if proxy is None:
         stream: Stream = TcpStream(connect(host, port, deadline))
     else:
-        stream = _through(proxy, origin, deadline, context)
-    return _secured(stream, context, host, deadline) if scheme == "https" else stream
+        stream = _connect_proxy(proxy, origin, deadline, context)
+    return _start_tls(stream, context, host, deadline) if scheme == "https" else stream
 
 
-def _through(proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext) -> Stream:
-    """A line to the proxy, or through it when the origin's own TLS is to follow."""
+def _connect_proxy(proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext) -> Stream:
+    """A stream to the proxy, or through its tunnel if the origin's own TLS is to follow."""
     name = (proxy.host or "").strip("[]")
     try:
         stream: Stream = TcpStream(connect(name, proxy.port or (443 if proxy.scheme == "https" else 80), deadline))
         if proxy.scheme == "https":
-            stream = _secured(stream, context, name, deadline)
+            stream = _start_tls(stream, context, name, deadline)
         if origin[0] == "https":
             _tunnel(stream, origin, proxy, deadline)
         return stream
@@ -54,44 +55,44 @@ def _through(proxy: Url, origin: tuple[str, str, int], deadline: float, context:
         raise exceptions.ProxyError(f"proxy: {error}") from error
 
 
-def _secured(below: Stream, context: ssl.SSLContext, host: str, deadline: float) -> Stream:
-    up = False
+def _start_tls(transport: Stream, context: ssl.SSLContext, host: str, deadline: float) -> Stream:
+    established = False
     try:
-        stream = TlsStream(below, context, host.rstrip("."))
+        stream = TlsStream(transport, context, host.rstrip("."))
         stream.handshake(deadline)
-        up = True
+        established = True
         return stream
     except ssl.SSLError as error:
-        raise exceptions.SSLError(f"TLS with {host} failed: {_why(error)}") from error
+        raise exceptions.SSLError(f"TLS with {host} failed: {_tls_reason(error)}") from error
     except TimeoutError as error:
         raise exceptions.ConnectTimeout(f"TLS with {host} took too long") from error
     except (OSError, ValueError) as error:
         raise exceptions.ConnectionError(f"TLS with {host} failed: {error}") from error
     finally:
-        if not up:
-            below.close()
+        if not established:
+            transport.close()
 
 
-def _why(error: ssl.SSLError) -> str:
+def _tls_reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     return error.reason or str(error)
 
 
 def proxy_authorization(proxy: Url) -> dict[str, str]:
-    """The header that names us to the proxy (RFC 9110 section 11.7.2); empty when its URL names nobody."""
+    """The header with the credentials of the proxy's URL (RFC 9110 section 11.7.2), if it has any."""
     if not proxy.auth:
         return {}
     user, _, password = proxy.auth.partition(":")
-    known = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-    return {"Proxy-Authorization": f"Basic {known}"}
+    credentials = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+    return {"Proxy-Authorization": f"Basic {credentials}"}
 
 
 def _tunnel(stream: Stream, origin: tuple[str, str, int], proxy: Url, deadline: float) -> None:
-    """Ask for a tunnel (RFC 9110 section 9.3.6). On an error the line is closed."""
+    """Request a tunnel (RFC 9110 section 9.3.6). On an error the stream is closed."""
     _, host, port = origin
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    head = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     head += [f"{name}: {value}" for name, value in proxy_authorization(proxy).items()]
     parser, opened = ResponseParser(MAX_BODY), False
     try:
@@ -120,24 +121,24 @@ def _tunnel(stream: Stream, origin: tuple[str, str, int], proxy: Url, deadline: 
 
 
 def resolve(host: str, port: int, deadline: float) -> list[Address]:
-    """getaddrinfo(3), given up at `deadline` (monotonic seconds). A thread waits on in the background, for the
-    resolver's own timeout at most; only a worker that opens a new connection to a name pays for one.
+    """getaddrinfo(3) with a deadline (monotonic seconds). It runs in a thread, which goes on in the background after the
+    deadline, until the resolver's own timeout. An address needs no thread.
 
     Raises `requests.exceptions.ConnectTimeout`, `requests.exceptions.ConnectionError`.
     """
     found: queue.SimpleQueue[list[Address] | OSError | UnicodeError] = queue.SimpleQueue()
 
-    def ask(flags: int = 0) -> None:
+    def look_up(flags: int = 0) -> None:
         try:
             found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
-        except (OSError, UnicodeError) as mishap:
-            found.put(mishap)
+        except (OSError, UnicodeError) as error:
+            found.put(error)
 
-    ask(socket.AI_NUMERICHOST)
+    look_up(socket.AI_NUMERICHOST)
     answer = found.get()
     if isinstance(answer, OSError):
         try:
-            threading.Thread(target=ask, daemon=True, name="resolver").start()
+            threading.Thread(target=look_up, daemon=True, name="resolver").start()
             answer = found.get(timeout=max(0.0, deadline - time.monotonic()))
         except RuntimeError as error:
             raise exceptions.ConnectionError(f"cannot resolve {host}: {error}") from error
@@ -149,13 +150,13 @@ def resolve(host: str, port: int, deadline: float) -> list[Address]:
 
 
 def connect(host: str, port: int, deadline: float) -> socket.socket:
-    """A TCP connection to the first address of `host` that takes one. An address that does not answer gets its
-    share of the time left, so that a dead IPv6 route does not use up what IPv4 needs.
+    """A TCP connection to the first address of `host` that accepts one. The time left is shared between the addresses, so
+    that a dead IPv6 route does not use up the time that IPv4 needs.
 
     Raises `requests.exceptions.ConnectTimeout`, `requests.exceptions.ConnectionError`.
     """
     addresses = resolve(host, port, deadline)
-    mishap: OSError | None = None
+    failure: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         left = deadline - time.monotonic()
         if left <= 0:
@@ -163,16 +164,16 @@ def connect(host: str, port: int, deadline: float) -> socket.socket:
         try:
             return _connected(socket.socket(family, kind, protocol), address, left / (len(addresses) - index))
         except OSError as error:
-            mishap = error
-    if mishap is None or isinstance(mishap, TimeoutError):
+            failure = error
+    if failure is None or isinstance(failure, TimeoutError):
         raise exceptions.ConnectTimeout(f"connecting to {host} port {port} took too long")
-    raise exceptions.ConnectionError(f"cannot connect to {host} port {port}: {mishap.strerror or mishap}")
+    raise exceptions.ConnectionError(f"cannot connect to {host} port {port}: {failure.strerror or failure}")
 
 
-def _connected(sock: socket.socket, address: Address, patience: float) -> socket.socket:
+def _connected(sock: socket.socket, address: Address, timeout: float) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(patience)
+        sock.settimeout(timeout)
         sock.connect(address)
         return sock
     except BaseException:

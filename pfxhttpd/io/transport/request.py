@@ -1,4 +1,4 @@
-"""A prepared request as it goes over the wire (RFC 9112 section 3), rendered once and sent many times."""
+"""A prepared request in its wire format (RFC 9112 section 3), rendered once and sent many times."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from requests import PreparedRequest, exceptions
 from urllib3.util import parse_url
 
-_OURS = ("content-length", "transfer-encoding", "connection")
-"""What the framing decides, whatever the caller's headers say."""
+_FRAMING = ("content-length", "transfer-encoding", "connection")
+"""Headers that the transport itself sets; those of the caller are left out."""
 
 
 class RenderedRequest(PreparedRequest):
-    """A prepared request with its head rendered, to be sent many times with another body each time.
+    """A prepared request with its head rendered, to be sent many times with different bodies.
 
-    Set `body`; whoever changes `method`, `url` or `headers` calls `render` afterwards. `head` is everything up to
+    Set `body` for each. After a change of `method`, `url` or `headers`, call `render`. `head` is everything up to
     Content-Length; `origin` is scheme, host (an IPv6 address without its brackets) and port.
     """
 
@@ -29,23 +29,23 @@ class RenderedRequest(PreparedRequest):
         return made
 
     def render(self) -> None:
-        """Raises `requests.exceptions.InvalidHeader` for a line break or NUL in what becomes a stream."""
-        url = parse_url(self.url)
+        """Raises `requests.exceptions.InvalidHeader` for a line break or NUL in the request line or a header."""
+        url = parse_url(self.url or "")
         port = url.port or (443 if url.scheme == "https" else 80)
         self.origin = (url.scheme or "http", (url.host or "").strip("[]"), port)
-        self._where = f"{url.host}:{url.port}" if url.port else url.host or ""
-        self.head = self._lines(self.path_url, {})
+        self._authority = f"{url.host}:{url.port}" if url.port else url.host or ""
+        self.head = self._render_head(self.path_url, {})
 
     def proxy_head(self, more: Mapping[str, str]) -> bytes:
-        """The head that asks a proxy: its first line names the whole URL (RFC 9112 section 3.2.2). `more` are headers."""
-        return self._lines(f"{self.origin[0]}://{self._where}{self.path_url}", more)
+        """The head for a proxy, with the whole URL in the request line (RFC 9112 section 3.2.2). `more` are headers."""
+        return self._render_head(f"{self.origin[0]}://{self._authority}{self.path_url}", more)
 
-    def _lines(self, target: str, more: Mapping[str, str]) -> bytes:
+    def _render_head(self, target: str, more: Mapping[str, str]) -> bytes:
         headers = {**(self.headers or {}), **more}
         lines = [f"{self.method} {target} HTTP/1.1"]
         if not any(name.lower() == "host" for name in headers):
-            lines.append(f"Host: {self._where}")
-        lines += [f"{_text(name)}: {_text(value)}" for name, value in headers.items() if name.lower() not in _OURS]
+            lines.append(f"Host: {self._authority}")
+        lines += [f"{_text(name)}: {_text(value)}" for name, value in headers.items() if name.lower() not in _FRAMING]
         head = "\r\n".join([*lines, ""])
         if head.count("\r") != len(lines) or head.count("\n") != len(lines) or "\0" in head:
             raise exceptions.InvalidHeader("a header of the request holds a line break")
@@ -53,7 +53,7 @@ class RenderedRequest(PreparedRequest):
 
 
 def _text(value: str | bytes) -> str:
-    """As the bytes that go out, each as one character: what is not ASCII goes out in UTF-8."""
+    """A header's name or value, one character for each byte to be sent. What is not ASCII is sent as UTF-8."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")

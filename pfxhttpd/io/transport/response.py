@@ -1,4 +1,4 @@
-"""One HTTP response as it arrives (RFC 9112), bounded in head and body, and decoded (RFC 9110 section 8.4)."""
+"""An HTTP response as it arrives (RFC 9112), bounded in head and body, and decoded (RFC 9110 section 8.4)."""
 
 from __future__ import annotations
 
@@ -11,94 +11,101 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 
 MAX_HEAD = 64 * 1024
-"""Bytes of header names and values; of everything before the body, twice that."""
+"""Bytes of header names and values. Everything before the body may have twice as many."""
 MAX_BODY = 10 * 1024 * 1024
-"""Bytes of a body, as it is and decompressed."""
+"""Bytes of a body, both as received and decompressed."""
 MAX_MEMBERS = 100
 """Streams in one gzip body: each costs a fresh decompressor, however few bytes it holds."""
 
 
 class TooLarge(exceptions.RequestException):
-    """The response's head or body, compressed or not, is over the bound."""
+    """The response's head or body, compressed or not, exceeds its limit."""
 
 
 class ResponseParser:
-    """The protocol object that httptools fills. One per request; `complete` once the final response is whole."""
+    """Receives httptools' callbacks, for one request. `complete` is true once the final response has arrived whole.
+
+    `headed`: its head has arrived. `surplus`: there is data after its end. `reusable`: the connection may carry another
+    request (RFC 9112 section 9.3).
+    """
 
     __slots__ = (
         "checked",
         "complete",
         "headed",
         "headers",
-        "heard",
         "limit",
         "parser",
         "raw",
         "reason",
+        "received",
         "reusable",
         "status",
         "surplus",
     )  # fmt: skip
 
     def __init__(self, limit: int) -> None:
-        """`limit` is how many bytes the body may have."""
+        """`limit` is the number of bytes that the body may have."""
         self.parser = httptools.HttpResponseParser(self)
         self.limit = limit
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.raw: bytes | bytearray = b""
-        self.heard = 0
+        self.received = 0
         self.headed = self.checked = self.complete = self.reusable = self.surplus = False
 
     @property
-    def begun(self) -> bool:
-        """A byte has come."""
-        return self.heard > 0
+    def started(self) -> bool:
+        """Whether a byte has arrived."""
+        return self.received > 0
 
     def feed(self, data: bytes) -> None:
-        """Raises `requests.exceptions.ConnectionError` for what is no HTTP head, `ChunkedEncodingError` for a body
-        whose framing is broken, `TooLarge`."""
-        self.heard += len(data)
+        """Parse the next bytes.
+
+        Raises `requests.exceptions.ConnectionError` when they are not HTTP, `ChunkedEncodingError` for a body with broken
+        framing, `TooLarge`.
+        """
+        self.received += len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.complete:
-                raise self._named(error) from error
+                raise self._error_for(error) from error
             self.surplus = True
-        if not self.complete or self.heard > MAX_HEAD:
-            self._check_bounds()
+        if not self.complete or self.received > MAX_HEAD:
+            self._check_limits()
 
-    def _check_bounds(self) -> None:
-        """A short response that came in one piece need not be looked at; a body's own bytes are counted as they come."""
-        # Chunk sizes, extensions and trailers are no body, but may not go on for ever either.
-        if self.heard > 2 * MAX_HEAD and (not self.headed or self.heard > 2 * (MAX_HEAD + self.limit)):
+    def _check_limits(self) -> None:
+        """Not called for a short response that arrived in one piece. `on_body` checks the size of the body itself."""
+        # Chunk sizes, extensions and trailers do not count as body, but must end as well.
+        if self.received > 2 * MAX_HEAD and (not self.headed or self.received > 2 * (MAX_HEAD + self.limit)):
             raise TooLarge("the response does not end" if self.headed else "the response's head does not end")
         if self.headed and not self.checked:
             self.checked = True
-            weight = sum(len(name) + len(value) for name, value in self.headers)
-            if weight > MAX_HEAD:
-                raise TooLarge(f"the response's headers have {weight} bytes")
+            size = sum(len(name) + len(value) for name, value in self.headers)
+            if size > MAX_HEAD:
+                raise TooLarge(f"the response's headers have {size} bytes")
             length = self._header(b"content-length")
             if length and self.status not in (204, 304) and int(length) > self.limit:
                 raise TooLarge(f"the response's body has {int(length)} bytes")
 
     def _header(self, wanted: bytes) -> bytes | None:
-        """The first value of a header, by its name in lower case."""
+        """The first value of a header. `wanted` is its name in lower case."""
         size = len(wanted)
         for name, value in self.headers:
             if len(name) == size and name.lower() == wanted:
                 return value
         return None
 
-    def _named(self, error: Exception) -> exceptions.RequestException:
+    def _error_for(self, error: Exception) -> exceptions.RequestException:
         if isinstance(error.__context__, exceptions.RequestException):
             return error.__context__
         kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
         return kind(f"the answer is no HTTP: {error}")
 
-    def end(self) -> None:
-        """The peer closed. That completes a response without a length; any other is cut short.
+    def feed_eof(self) -> None:
+        """The peer has closed the connection, which completes a response without a length. Any other is truncated.
 
         Raises `requests.exceptions.ConnectionError`, `ChunkedEncodingError`.
         """
@@ -109,7 +116,7 @@ class ResponseParser:
             kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
             raise kind("the answer ended too early")
 
-    # -- what httptools calls -----------------------------------------------------------------------------------
+    # -- httptools' callbacks -----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self.complete:
@@ -120,7 +127,7 @@ class ResponseParser:
             self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers are no headers (RFC 9110 section 6.5.1), nor is what follows the response."""
+        """Trailers do not count as headers (RFC 9110 section 6.5.1), nor does what follows the response."""
         if not self.headed:
             self.headers.append((name, value))
 
@@ -158,17 +165,17 @@ class ResponseParser:
         self.complete = True
         self.reusable = self.parser.should_keep_alive()
 
-    # -- what becomes of it -------------------------------------------------------------------------------------
+    # -- the result ---------------------------------------------------------------------------------------------
 
     def body(self) -> bytes:
-        """The body, its content coding undone. Raises `TooLarge`, `requests.exceptions.ContentDecodingError`."""
+        """The decoded body. Raises `TooLarge`, `requests.exceptions.ContentDecodingError`."""
         raw = bytes(self.raw)
         coding = self._header(b"content-encoding")
         return decoded(raw, coding.strip().lower(), self.limit) if coding else raw
 
 
 def decoded(raw: bytes, coding: bytes, limit: int) -> bytes:
-    """`raw` without its gzip or deflate coding; as it is for any other, since nobody asked for it."""
+    """`raw` without its gzip or deflate coding. Other codings, which no request asks for, are left as they are."""
     if not raw or coding not in (b"gzip", b"x-gzip", b"deflate"):
         return raw
     try:
@@ -183,27 +190,27 @@ def decoded(raw: bytes, coding: bytes, limit: int) -> bytes:
 
 
 def _inflate(raw: bytes, window: int, limit: int) -> bytes:
-    """All streams in a row (RFC 1952 section 2.2); what follows them and does not begin like one is padding."""
-    whole = b""
+    """Decompress all members (RFC 1952 section 2.2). Anything after them that does not begin like one is padding."""
+    result = b""
     for _ in range(MAX_MEMBERS):
         stream = zlib.decompressobj(window)
-        whole += stream.decompress(raw, limit + 1 - len(whole))
-        if len(whole) > limit:
+        result += stream.decompress(raw, limit + 1 - len(result))
+        if len(result) > limit:
             raise TooLarge("the response's body is too large when decompressed")
         if not stream.eof:
             raise zlib.error("it ends too early")
         raw = stream.unused_data
         if not raw.startswith(b"\x1f\x8b"):
-            return whole
+            return result
     raise zlib.error(f"more than {MAX_MEMBERS} streams")
 
 
 class ParsedResponse(Response):
-    """A `requests.Response` that is complete when made. What a lookup does not look at is made when somebody does:
-    the cookie jar and the header mapping are 15 of the 20 microseconds that the stock constructor takes."""
+    """A `requests.Response` that is complete when made. What a lookup does not need is made when it is accessed: the cookie
+    jar and the header mapping are 15 of the 20 microseconds that the stock constructor takes."""
 
     raw_headers: list[tuple[bytes, bytes]]
-    """Each as it came; `headers` joins those of one name."""
+    """The headers as received. `headers` joins those of the same name."""
 
     def __init__(self, parser: ResponseParser, request: PreparedRequest) -> None:
         self._content = parser.body()
@@ -214,17 +221,17 @@ class ParsedResponse(Response):
         self.raw = None
         self.encoding = None
         self.request = request
-        self.url = request.url
-        self.connection = None
+        self.url = request.url  # type: ignore[assignment]  # a prepared request has one
+        self.connection = None  # type: ignore[assignment]  # not needed: the body is complete
         self.raw_headers = parser.headers
         self._raw_reason = parser.reason
 
     @cached_property
-    def reason(self) -> str:
+    def reason(self) -> str:  # type: ignore[override]  # a cached property can be written to
         return self._raw_reason.decode("latin-1")
 
     @cached_property
-    def headers(self) -> CaseInsensitiveDict[str]:
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # a cached property can be written to
         joined: dict[bytes, tuple[bytes, list[bytes]]] = {}
         for name, value in self.raw_headers:
             joined.setdefault(name.lower(), (name, []))[1].append(value.rstrip(b" \t"))
@@ -233,5 +240,5 @@ class ParsedResponse(Response):
         )
 
     @cached_property
-    def cookies(self) -> RequestsCookieJar:
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # a cached property can be written to
         return RequestsCookieJar()

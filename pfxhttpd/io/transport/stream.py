@@ -1,10 +1,10 @@
-"""A connection to a backend, plain or under TLS, that takes what is to be sent and gives what arrives, by a deadline.
+"""A connection to a backend, over TCP or TLS, with a deadline for every read.
 
-It sends while it waits for something to arrive, so a peer that answers before it has read everything is heard at once
-(RFC 9112 section 9.5: a server may answer early and read no further).
+It sends while it waits to receive, so the response of a server that answers before it has read the whole request is
+read at once (RFC 9112 section 9.5: a server may answer early and read no further).
 
-TLS is laid over a line instead of over a socket. That makes TLS through the tunnel of a proxy that itself speaks TLS
-the same thing once more, and its handshake subject to the same deadline, however slowly it trickles.
+TLS runs over another stream, not over a socket. So TLS through the tunnel of a proxy that itself speaks TLS needs no
+further code, and a handshake has the same deadline, however slowly its bytes arrive.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import ssl
 import time
 from typing import Protocol
 
-READ = 65536
+READ_SIZE = 65536
 
 
 class Stream(Protocol):
-    """What both kinds can do. `get` raises `TimeoutError` at the deadline (monotonic seconds), `OSError` when the
-    connection is broken, and gives b"" once the peer has closed it. `put` never fails: what a broken connection does
-    not take stays unsent, since what the peer said before it broke is worth hearing.
+    """What both kinds can do.
+
+    `read` raises `TimeoutError` at the deadline (monotonic seconds) and `OSError` when the connection is broken, and
+    returns b"" once the peer has closed it. `write` never fails: what a broken connection does not take stays unsent,
+    because what the peer sent before it broke may be a response.
     """
 
     def write(self, data: bytes) -> None: ...
@@ -30,17 +32,17 @@ class Stream(Protocol):
 
     @property
     def flushed(self) -> bool:
-        """Everything has left."""
+        """Whether everything that was written has been sent."""
 
     @property
     def is_idle(self) -> bool:
-        """Nothing has arrived that nobody asked for, not even the peer's end of the connection."""
+        """Whether nothing waits to be read, neither data nor the end of the connection."""
 
     def close(self) -> None: ...
 
 
 class TcpStream:
-    """A connected TCP socket, which it makes non-blocking."""
+    """A connected TCP socket, which becomes non-blocking."""
 
     __slots__ = ("_poll", "_sock", "_unsent")
 
@@ -76,7 +78,7 @@ class TcpStream:
                     self._send_more()
                 if event & ~select.POLLOUT:
                     try:
-                        return self._sock.recv(READ)
+                        return self._sock.recv(READ_SIZE)
                     except BlockingIOError:
                         continue
 
@@ -104,18 +106,18 @@ class TcpStream:
 
 
 class TlsStream:
-    """TLS (RFC 8446, RFC 5246) over another line; `handshake` comes before anything else."""
+    """TLS (RFC 8446, RFC 5246) over another stream. `handshake` has to be called first."""
 
-    __slots__ = ("_arrived", "_below", "_leaving", "_tls")
+    __slots__ = ("_incoming", "_outgoing", "_tls", "_transport")
 
-    def __init__(self, below: Stream, context: ssl.SSLContext, name: str) -> None:
-        """`name` is whom the certificate must name. Raises `ValueError` when it cannot be anybody's name."""
-        self._below = below
-        self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=name)
+    def __init__(self, transport: Stream, context: ssl.SSLContext, name: str) -> None:
+        """`name` is what the server's certificate has to be for. Raises `ValueError` when it cannot be a name."""
+        self._transport = transport
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
 
     def handshake(self, deadline: float) -> None:
-        """Raises `ssl.SSLError` (`ssl.SSLCertVerificationError` for whom we do not trust), `TimeoutError`, `OSError`."""
+        """Raises `ssl.SSLError` (`ssl.SSLCertVerificationError` for an untrusted peer), `TimeoutError`, `OSError`."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -123,8 +125,8 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 pass
             finally:
-                self._pass_on()
-            self._hear(deadline)
+                self._send_outgoing()
+            self._receive_incoming(deadline)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -134,39 +136,39 @@ class TlsStream:
         except ssl.SSLError:
             return
         finally:
-            self._pass_on()
+            self._send_outgoing()
 
     def read(self, deadline: float) -> bytes:
-        """An end without TLS's own goodbye counts as an end: many servers never say it, and whether a response is
-        whole its own framing tells."""
+        """The end of the connection without a TLS close_notify counts as its end, because many servers send none. The
+        framing of the response shows whether it is complete."""
         while True:
-            if not self._arrived.pending and not self._tls.pending():
-                self._hear(deadline)
+            if not self._incoming.pending and not self._tls.pending():
+                self._receive_incoming(deadline)
             try:
-                return self._tls.read(READ)
+                return self._tls.read(READ_SIZE)
             except ssl.SSLWantReadError:
-                self._pass_on()
+                self._send_outgoing()
             except ssl.SSLEOFError:
                 return b""
 
-    def _hear(self, deadline: float) -> None:
-        data = self._below.read(deadline)
+    def _receive_incoming(self, deadline: float) -> None:
+        data = self._transport.read(deadline)
         if data:
-            self._arrived.write(data)
+            self._incoming.write(data)
         else:
-            self._arrived.write_eof()
+            self._incoming.write_eof()
 
-    def _pass_on(self) -> None:
-        if self._leaving.pending:
-            self._below.write(self._leaving.read())
+    def _send_outgoing(self) -> None:
+        if self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
 
     @property
     def flushed(self) -> bool:
-        return self._below.flushed
+        return self._transport.flushed
 
     @property
     def is_idle(self) -> bool:
-        return self._below.is_idle and not self._arrived.pending and not self._tls.pending()
+        return self._transport.is_idle and not self._incoming.pending and not self._tls.pending()
 
     def close(self) -> None:
-        self._below.close()
+        self._transport.close()
