@@ -1,7 +1,7 @@
-"""The control socket: how `status`, `reload` and `stop` find the server and speak with it.
+"""The control socket, by which `status`, `reload`, `stop` and `cache` find the running server and send it requests.
 
-One line of JSON asks, one line of JSON answers. The socket's mode lets only its owner and root connect, and the
-peer's user id is checked besides (unix(7), SO_PEERCRED), for systems that ignore a socket's mode.
+A request is one line of JSON, and so is its reply. The socket's mode lets only its owner and root connect. The peer's user
+id is checked as well (unix(7), SO_PEERCRED), for systems that ignore a socket's mode.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pfxhttpd.io import SetupError
 
 SYSTEM_DIRECTORY = "/run/pfxhttp"
 SOCKET = "control.sock"
-LONGEST = 4096
-"""Bytes a request may have."""
+MAX_REQUEST = 4096
+"""Bytes of a request."""
 
 _CREDENTIALS = struct.Struct("3i")
 
 
 class ControlError(Exception):
-    """No server can be asked, or what was sent is not a request or a reply; one line."""
+    """No server can be reached, or a message is not a request or a reply. The text is one line."""
 
 
 def directory(configured: str, environ: Mapping[str, str]) -> str:
-    """Where the control socket is: as configured, else $RUNTIME_DIRECTORY, else /run/pfxhttp for root, else a
-    directory of the user's own."""
+    """The runtime directory: as configured, else $RUNTIME_DIRECTORY, else /run/pfxhttp for root, else one of the user's
+    own."""
     named = configured or environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if named:
         return named
@@ -85,7 +85,7 @@ def bind(where: str, owner: tuple[int, int] | None = None) -> socket.socket:
 
 def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise SetupError(f"control socket {path}: something else is there")
+        raise SetupError(f"control socket {path}: there is another file at that path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
         try:
@@ -97,21 +97,21 @@ def _remove_stale(path: str) -> None:
 
 
 def remove(where: str) -> None:
-    """Remove the socket's file, if this process may."""
+    """Remove the socket's file, if possible."""
     try:
         os.unlink(os.path.join(where, SOCKET))
     except OSError:
-        pass  # out of reach behind the jail's walls; the next start finds it stale
+        pass  # outside the chroot, or in a directory of root's; the next start removes the stale file
 
 
 def allowed(connection: socket.socket, owner: int) -> bool:
-    """Whether the peer is root or the user `owner`."""
+    """Whether the connection's peer is root or the user `owner`."""
     _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return user in (0, owner)
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """A request. Raises `ControlError` for anything that is none."""
+    """Decode a request. Raises `ControlError` when it is none."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
@@ -126,7 +126,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def ask(where: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Ask the server whose runtime directory is `where`; `timeout` in seconds. Raises `ControlError`."""
+    """Send a request to the server whose runtime directory is `where` and return its reply.
+
+    `timeout` is in seconds. Raises `ControlError`.
+    """
     path = os.path.join(where, SOCKET)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -76,13 +76,13 @@ class ControlServer:
 
     def _read(self, client: ControlClient) -> None:
         try:
-            data = client.recv(control.LONGEST)
+            data = client.recv(control.MAX_REQUEST)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         line = self._received[client] = self._received[client] + data
-        if data and b"\n" not in line and len(line) < control.LONGEST:
+        if data and b"\n" not in line and len(line) < control.MAX_REQUEST:
             return
         self._selector.unregister(client)
         del self._received[client]

@@ -69,7 +69,7 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
     _raise_limit()
     try:
         identity = jail.resolve(server.run_as_user, server.run_as_group, server.chroot)
-        owner = (identity.uid, identity.gid) if identity.descends else None
+        owner = (identity.uid, identity.gid) if identity.drops else None
         if options.pidfile:
             pidfile = PidFile.take(options.pidfile)
         passed = passed_sockets(environ, os.getpid())

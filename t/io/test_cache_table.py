@@ -95,10 +95,10 @@ def test_the_least_recently_used_go_first() -> None:
 
 
 def test_it_has_room_for_so_many_bytes_and_no_more() -> None:
-    made = CacheTable(most_bytes=100_000)
+    made = CacheTable(max_bytes=100_000)
     made.put([(number.to_bytes(16, "big"), "map", "x" * 1000, 1.0) for number in range(500)], MANY)
     assert 60 < made.counts.entries < 80 and made.counts.bytes <= 100_000
-    wide = CacheTable(most_bytes=100_000)
+    wide = CacheTable(max_bytes=100_000)
     wide.put([(number.to_bytes(16, "big"), "map", "\U0001f4ee" * 1000, 1.0) for number in range(500)], MANY)
     assert 15 < wide.counts.entries < 25, "characters that take four bytes each"
     made.put([(K, "map", "x" * 200_000, 2.0)], MANY)

@@ -162,7 +162,7 @@ def test_an_account_without_a_name_is_no_hindrance() -> None:
 def test_a_jail_with_its_three_files(root: Path) -> None:
     needs("root")
     assert jail.missing(str(root)) == []
-    assert jail.resolve("nobody", "", str(root)).descends
+    assert jail.resolve("nobody", "", str(root)).drops
 
 
 def test_a_jail_that_lacks_files_is_refused_with_their_names(root: Path) -> None:

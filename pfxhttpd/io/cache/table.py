@@ -1,9 +1,9 @@
-"""What is remembered for outages: a bounded table of answers, each good for so long after it was given.
+"""The entries of the cache: a bounded table of answers, each valid for some time after the backend gave it.
 
-A pure structure: whoever keeps it passes the time in and lets one caller at a time in. Times are monotonic seconds.
+A pure data structure without locks: callers pass the time in, and call one at a time. Times are monotonic seconds.
 
-Writes arrive late and out of order, since every worker collects its own. So each carries the time at which its answer
-was given, and an older answer never replaces a newer one, not even one that has been taken back or purged meanwhile.
+Writes arrive late and out of order, because every worker collects its own. So each has the time at which its answer was
+given, and an older answer never replaces a newer one, not even one that has been deleted or purged since.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from sys import getsizeof, intern
 from typing import NamedTuple
 
 Item = tuple[bytes, str, str | None, float]
-"""(key, name of the entry, value or None to forget what is there, time of the answer)."""
+"""(key, name of the entry, value or None to delete the key, time of the answer)."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""What the table may hold in all, whatever the number of its entries."""
+"""Bytes that all entries may take together, whatever their number."""
 OVERHEAD = 300
-"""Bytes that an entry takes beside its value, as measured with CPython 3.11."""
+"""Bytes that an entry takes in addition to its value, as measured with CPython 3.11."""
 MAX_DELETED = 10_000
-"""Taken-back answers that are remembered as such, to outlast older writes that are still on their way."""
+"""Deleted keys that are remembered as such, so that older writes that arrive later do not restore them."""
 
 
 class Counts(NamedTuple):
-    """Of the table: what is in it, and what has happened to it since it was made.
+    """The contents of the table, and what has happened to it since it was made.
 
-    `changes` grows whenever something that was put before is not there any more, for another reason than age or room.
+    `changes` grows whenever an item that was put is removed or refused for another reason than age or the bounds.
     """
 
     entries: int
@@ -41,10 +41,10 @@ class Counts(NamedTuple):
 class CacheTable:
     """The entries, least recently used first."""
 
-    def __init__(self, most_bytes: int = MAX_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, tuple[float, str, str, int]] = OrderedDict()
-        self._gone: OrderedDict[bytes, float] = OrderedDict()
+        self._deleted: OrderedDict[bytes, float] = OrderedDict()
         self._purged: dict[str | None, float] = {}
         self._bytes = self._hits = self._misses = self._evictions = self._changes = 0
 
@@ -52,66 +52,66 @@ class CacheTable:
     def counts(self) -> Counts:
         return Counts(len(self._entries), self._bytes, self._hits, self._misses, self._evictions, self._changes)
 
-    def put(self, items: Iterable[Item], most: int) -> None:
-        """Remember the items, or forget where their value is None; `most` entries stay."""
-        entries, gone, purged = self._entries, self._gone, self._purged
+    def put(self, items: Iterable[Item], max_entries: int) -> None:
+        """Store the items, or delete the keys of those whose value is None. At most `max_entries` entries stay."""
+        entries, deleted, purged = self._entries, self._deleted, self._purged
         for key, name, value, given in items:
-            if (purged or key in entries or key in gone) and given < self._newest(key, name):
+            if (purged or key in entries or key in deleted) and given < self._newest(key, name):
                 self._changes += 1
                 continue
             if key in entries:
                 self._changes += entries[key][2] != value
-                self._forget(key)
+                self._remove(key)
             if value is None:
-                self._mark(key, given)
+                self._mark_deleted(key, given)
                 continue
             size = getsizeof(value) + OVERHEAD
             entries[key] = (given, intern(name), value, size)
             self._bytes += size
-        while entries and (len(entries) > most or self._bytes > self._most_bytes):
-            self._forget(next(iter(entries)))
+        while entries and (len(entries) > max_entries or self._bytes > self._max_bytes):
+            self._remove(next(iter(entries)))
             self._evictions += 1
 
     def get(self, key: bytes, ttl: float, now: float) -> str | None:
-        """The value under `key`, unless it was given `ttl` seconds ago or earlier."""
-        kept = self._entries.get(key)
-        if kept is not None and now - kept[0] >= ttl:
-            self._forget(key)
-            kept = None
-        if kept is None:
+        """The value under `key`, unless it was given `ttl` seconds ago or earlier. None is a miss."""
+        entry = self._entries.get(key)
+        if entry is not None and now - entry[0] >= ttl:
+            self._remove(key)
+            entry = None
+        if entry is None:
             self._misses += 1
             return None
         self._hits += 1
         self._entries.move_to_end(key)
-        return kept[2]
+        return entry[2]
 
     def purge(self, name: str | None, keys: Iterable[bytes], now: float) -> int:
-        """Forget the `keys`; without any, all entries of that name; without a name, everything. Returns how many."""
+        """Remove the `keys`; without any, all entries of that name; without a name, everything. Returns how many."""
         before = len(self._entries)
         self._changes += 1
         chosen = list(keys)
         for key in chosen:
-            self._mark(key, now)
+            self._mark_deleted(key, now)
         if not chosen:
-            chosen = [key for key, kept in self._entries.items() if name in (None, kept[1])]
+            chosen = [key for key, entry in self._entries.items() if name in (None, entry[1])]
             self._purged[name] = now
         for key in chosen:
-            self._forget(key)
+            self._remove(key)
         return before - len(self._entries)
 
     def _newest(self, key: bytes, name: str) -> float:
-        """The time of the last word on `key`."""
-        kept = self._entries.get(key)
+        """The time of the newest answer, deletion or purge that concerns `key`."""
+        entry = self._entries.get(key)
         purged = max(self._purged.get(None, 0.0), self._purged.get(name, 0.0))
-        return max(purged, self._gone.get(key, 0.0), kept[0] if kept else 0.0)
+        return max(purged, self._deleted.get(key, 0.0), entry[0] if entry else 0.0)
 
-    def _mark(self, key: bytes, now: float) -> None:
-        self._gone[key] = now
-        self._gone.move_to_end(key)
-        if len(self._gone) > MAX_DELETED:
-            self._gone.popitem(last=False)
+    def _mark_deleted(self, key: bytes, now: float) -> None:
+        self._deleted[key] = now
+        self._deleted.move_to_end(key)
+        if len(self._deleted) > MAX_DELETED:
+            self._deleted.popitem(last=False)
 
-    def _forget(self, key: bytes) -> None:
-        kept = self._entries.pop(key, None)
-        if kept is not None:
-            self._bytes -= kept[3]
+    def _remove(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry[3]

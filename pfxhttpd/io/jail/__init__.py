@@ -1,8 +1,8 @@
-"""The descent from root: who we become, what the jail must hold and what it will lack, and the way down.
+"""The chroot and the drop of root's privileges.
 
-In order: `resolve` (nothing changes, everything that can be wrong is said), listeners are bound and files read by
-others, `preload` and `enter` if there is a jail, `drop`, `check_inside` if there is a jail. After `drop` there is no
-way back, and `verify` proves it, in children too.
+The order is: `resolve` the identity, which changes nothing and reports whatever is wrong; bind listeners and read files
+that only root can read; `preload` and `enter`, if there is a chroot; `drop`; `check_inside`, if there is a chroot. After
+`drop` the privileges cannot be regained, and `verify` proves it, in child processes as well.
 """
 
 from pfxhttpd.io.jail.drop_privileges import check_inside, drop, enter, verify

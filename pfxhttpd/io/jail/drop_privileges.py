@@ -1,6 +1,6 @@
-"""The way down: into the jail, out of root's rights, and the proof that neither can be undone.
+"""Entering the chroot, dropping root's privileges, and the proof that neither can be undone.
 
-Nothing here is retried or guessed: whatever does not happen as asked raises JailError, and the server does not start.
+Nothing is retried. A step that fails raises `SetupError`, and the server does not start.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ UMASK = 0o077
 
 
 def enter(root: str) -> None:
-    """Makes `root` the root directory. Open directories are closed first: one that is left leads out again."""
+    """Make `root` the root directory. Open directories are closed first, since fchdir(2) to one leads out again."""
     try:
         _close_directories()
         os.chdir(root)
         os.chroot(".")
         os.chdir("/")
-    except OSError as failure:
+    except OSError as error:
         raise SetupError(
-            f"chroot {root}: {failure.strerror}", isinstance(failure, PermissionError), exit_code=os.EX_CONFIG
-        ) from failure
+            f"chroot {root}: {error.strerror}", isinstance(error, PermissionError), exit_code=os.EX_CONFIG
+        ) from error
 
 
 def _close_directories() -> None:
@@ -39,14 +39,14 @@ def _close_directories() -> None:
 
 
 def drop(identity: Identity) -> None:
-    """Becomes `identity`, for good: groups, ids, capabilities, core dumps, new privileges, umask; then verifies.
+    """Become `identity` for good: groups, ids, capabilities, core dumps, new privileges, umask; then verify.
 
-    Root that was asked for nothing keeps its rights. Raises JailError.
+    Root keeps its privileges if no other identity is configured. Raises `SetupError`.
     """
     try:
-        if identity.descends:
-            # A ceiling that new privileges, forbidden below, could not reach anyway: a service manager that gave us
-            # too little to lower it (CAP_SETPCAP) has lowered it itself.
+        if identity.drops:
+            # The bounding set limits what an executed program can gain, and no_new_privs below forbids any gain. So it
+            # is no loss if the service manager has not given us CAP_SETPCAP, which emptying the set takes.
             with suppress(PermissionError):
                 kernel.empty_bounding_set()
             os.setgroups(identity.groups)
@@ -58,17 +58,17 @@ def drop(identity: Identity) -> None:
         kernel.forbid_dumps()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(UMASK)
-    except OSError as failure:
+    except OSError as error:
         raise SetupError(
-            f"cannot run as {identity.user}:{identity.group}: {failure.strerror}",
-            isinstance(failure, PermissionError),
+            f"cannot run as {identity.user}:{identity.group}: {error.strerror}",
+            isinstance(error, PermissionError),
             exit_code=os.EX_CONFIG,
-        ) from failure
+        ) from error
     verify(identity)
 
 
 def check_inside(identity: Identity) -> None:
-    """After `enter` and `drop`: raises JailError unless what name resolution reads can be read by whom we became."""
+    """After `enter` and `drop`: raise `SetupError` unless this process can read the files of name resolution."""
     unreadable = [name for name in JAIL_FILES if not os.access(f"/{name}", os.R_OK)]
     if unreadable:
         raise SetupError(
@@ -77,17 +77,17 @@ def check_inside(identity: Identity) -> None:
 
 
 def verify(identity: Identity) -> None:
-    """Raises JailError unless this process is `identity` and nothing more, and root cannot be had back."""
-    wrong = [what for what, holds in _claims(identity).items() if not holds]
+    """Raise `SetupError` unless this process has exactly the rights of `identity`, and root cannot be regained."""
+    wrong = [what for what, holds in _checks(identity).items() if not holds]
     if identity.uid != 0:
-        wrong += [f"{what} succeeded" for what, attempt in _ways_back(identity).items() if _succeeds(attempt)]
+        wrong += [f"{what} succeeded" for what, attempt in _attempts_to_regain(identity).items() if _succeeds(attempt)]
     if wrong:
         raise SetupError(
             f"running as {identity.user}:{identity.group} failed its check: {', '.join(wrong)}", exit_code=os.EX_CONFIG
         )
 
 
-def _claims(identity: Identity) -> dict[str, bool]:
+def _checks(identity: Identity) -> dict[str, bool]:
     return {
         "user ids": os.getresuid() == (identity.uid,) * 3,
         "group ids": os.getresgid() == (identity.gid,) * 3,
@@ -99,16 +99,16 @@ def _claims(identity: Identity) -> dict[str, bool]:
     }
 
 
-def _ways_back(identity: Identity) -> dict[str, Callable[[], None]]:
-    ways: dict[str, Callable[[], None]] = {
+def _attempts_to_regain(identity: Identity) -> dict[str, Callable[[], None]]:
+    attempts: dict[str, Callable[[], None]] = {
         "setuid to root": lambda: os.setuid(0),
         "setreuid to root": lambda: os.setreuid(0, 0),
         "setresuid to root": lambda: os.setresuid(0, 0, 0),
         "setgroups": lambda: os.setgroups([0]),
     }
     if identity.gid != 0:
-        ways["setgid to root's group"] = lambda: os.setgid(0)
-    return ways
+        attempts["setgid to root's group"] = lambda: os.setgid(0)
+    return attempts
 
 
 def _succeeds(attempt: Callable[[], None]) -> bool:

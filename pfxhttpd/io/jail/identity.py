@@ -1,4 +1,4 @@
-"""Whom the configuration says to become, looked up before anything is changed."""
+"""The user and group that the configuration asks for, looked up before anything is changed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from dataclasses import dataclass
 from pfxhttpd.io import SetupError
 
 JAIL_FILES = ("etc/resolv.conf", "etc/hosts", "etc/nsswitch.conf")
-"""What name resolution reads inside a jail."""
+"""The files that name resolution reads inside a chroot."""
 
-_MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
+_MAX_LINKS = 40
+"""The kernel's own limit, path_resolution(7)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Ids to run under. `descends` is whether root gives them up for these: then `groups` is the whole list of
-    supplementary groups and no capability stays. Else the ids are those that we have."""
+    """The ids to run with. If `drops` is true, root changes to them, with `groups` as the only supplementary groups and
+    without any capability. Otherwise they are the ids that this process has."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
     user: str
     group: str
-    descends: bool
+    drops: bool
 
     @property
     def stays_root(self) -> bool:
-        """Whether root keeps serving with all its rights, since nothing else was asked for."""
-        return self.uid == 0 and not self.descends
+        """Whether root serves with all its privileges, since no other identity is configured."""
+        return self.uid == 0 and not self.drops
 
 
 def resolve(user: str, group: str, chroot: str) -> Identity:
-    """The identity for `run_as_user`, `run_as_group` and `chroot`; "" is "not asked for", numbers may stand for names.
+    """The identity for `run_as_user`, `run_as_group` and `chroot`, each empty if not configured; ids may stand for names.
 
-    Without a group the user's own is taken, and the supplementary groups become those of the user. Raises JailError
-    for unknown names, for a directory that is none or lacks files, and for whatever only root may ask for.
+    Without a group the user's own is used. The supplementary groups are those of the user. Raises `SetupError` for unknown
+    names, for a chroot that does not exist or lacks files, and for what only root can do.
     """
     account = _account(user) if user else None
     gid = _group_id(group) if group else account.pw_gid if account else os.getegid()
@@ -50,18 +51,18 @@ def resolve(user: str, group: str, chroot: str) -> Identity:
             raise SetupError(f"run_as_group {group}: only root can take another group", permission=True)
         if chroot:
             raise SetupError(f"chroot {chroot}: only root can change the root directory", permission=True)
-        return _as_we_are()
+        return _current()
     if chroot:
         _check_jail(chroot)
     if not (uid or group or chroot):
-        return _as_we_are()
+        return _current()
     groups = os.getgrouplist(account.pw_name, gid) if account else [gid]
-    return Identity(uid, gid, tuple(sorted(set(groups))), _user_name(uid), _group_name(gid), descends=True)
+    return Identity(uid, gid, tuple(sorted(set(groups))), _user_name(uid), _group_name(gid), drops=True)
 
 
-def _as_we_are() -> Identity:
+def _current() -> Identity:
     uid, gid = os.geteuid(), os.getegid()
-    return Identity(uid, gid, tuple(sorted(os.getgroups())), _user_name(uid), _group_name(gid), descends=False)
+    return Identity(uid, gid, tuple(sorted(os.getgroups())), _user_name(uid), _group_name(gid), drops=False)
 
 
 def _account(user: str) -> pwd.struct_passwd:
@@ -97,24 +98,24 @@ def _check_jail(root: str) -> None:
         raise SetupError(f"chroot {root}: must be an absolute path", exit_code=os.EX_CONFIG)
     if not os.path.isdir(root):
         raise SetupError(f"chroot {root}: there is no such directory", exit_code=os.EX_CONFIG)
-    lacking = missing(root)
-    if lacking:
-        raise SetupError(f"chroot {root}: it must contain {', '.join(lacking)}", exit_code=os.EX_CONFIG)
+    absent = missing(root)
+    if absent:
+        raise SetupError(f"chroot {root}: it must contain {', '.join(absent)}", exit_code=os.EX_CONFIG)
 
 
 def missing(root: str) -> list[str]:
-    """Which of JAIL_FILES are no regular files once `root` is the root directory."""
+    """Which of JAIL_FILES will not be regular files once `root` is the root directory."""
     return [name for name in JAIL_FILES if not _is_file_inside(root, name)]
 
 
 def _is_file_inside(root: str, name: str) -> bool:
-    """Follows links as the kernel will inside: an absolute one starts at `root`, and `..` never leaves it."""
+    """Follow links as the kernel will inside the chroot: absolute ones begin at `root`, and `..` never leaves it."""
     walked: list[str] = []
-    ahead = name.split("/")
+    pending = name.split("/")
     links = 0
-    status = None  # of what has been walked to, as far as it is known
-    while ahead:
-        part = ahead.pop(0)
+    status = None  # of the last component in `walked`, if it is known
+    while pending:
+        part = pending.pop(0)
         if status and not stat.S_ISDIR(status.st_mode):
             return False
         if part in ("", "."):
@@ -134,9 +135,9 @@ def _is_file_inside(root: str, name: str) -> bool:
             return False
         links += 1
         status = None
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             return False
         if target.startswith("/"):
             walked.clear()
-        ahead = target.split("/") + ahead
+        pending = target.split("/") + pending
     return status is not None and stat.S_ISREG(status.st_mode)

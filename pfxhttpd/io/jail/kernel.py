@@ -1,4 +1,4 @@
-"""The few system calls of the descent that Python has no function for: prctl(2), capget(2), capset(2)."""
+"""System calls that Python has no function for: prctl(2), capget(2), capset(2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GET_DUMPABLE = 3
 _SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
 _CAP_AMBIENT, _AMBIENT_IS_SET = 47, 1
 _HIGHEST_CAPABILITY = 63
-_CAPABILITY_VERSION = 0x20080522  # two words of 32 bits each, linux/capability.h
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits, linux/capability.h
 
 
 class _Header(ctypes.Structure):
@@ -34,27 +34,27 @@ def _prctl(option: int, first: int = 0, second: int = 0) -> int:
 
 
 def bounding_set() -> set[int]:
-    """The capabilities that an executed program could still gain, by number."""
+    """The numbers of the capabilities that an executed program could still gain."""
     held = set()
     for number in range(_HIGHEST_CAPABILITY + 1):
         try:
             if _prctl(_CAPBSET_READ, number):
                 held.add(number)
-        except OSError as failure:
-            if failure.errno == errno.EINVAL:  # past the last one that this kernel knows
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # past the last one of this kernel
                 break
             raise
     return held
 
 
 def empty_bounding_set() -> None:
-    """Takes every capability from all programs executed later. Raises OSError (EPERM) without CAP_SETPCAP."""
+    """Keep programs executed later from gaining any capability. Raises `OSError` (EPERM) without CAP_SETPCAP."""
     for number in bounding_set():
         _prctl(_CAPBSET_DROP, number)
 
 
 def capabilities() -> tuple[int, int, int, int]:
-    """This process's effective, permitted, inheritable and ambient sets, a bit for each capability."""
+    """This process's effective, permitted, inheritable and ambient sets, with a bit for each capability."""
     words = (_Word * 2)()
     if _LIBC.capget(ctypes.byref(_Header(_CAPABILITY_VERSION, 0)), words):
         code = ctypes.get_errno()
@@ -63,8 +63,8 @@ def capabilities() -> tuple[int, int, int, int]:
     for number in range(_HIGHEST_CAPABILITY + 1):
         try:
             ambient |= _prctl(_CAP_AMBIENT, _AMBIENT_IS_SET, number) << number
-        except OSError as failure:
-            if failure.errno == errno.EINVAL:
+        except OSError as error:
+            if error.errno == errno.EINVAL:
                 break
             raise
     low, high = words
@@ -77,14 +77,14 @@ def capabilities() -> tuple[int, int, int, int]:
 
 
 def clear_capabilities() -> None:
-    """Empties the effective, permitted and inheritable sets; the ambient one goes with them (capabilities(7))."""
+    """Empty the effective, permitted and inheritable sets, which empties the ambient set as well (capabilities(7))."""
     if _LIBC.capset(ctypes.byref(_Header(_CAPABILITY_VERSION, 0)), (_Word * 2)()):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
 def forbid_new_privileges() -> None:
-    """From now on no execve(2) grants anything, not even of set-user-ID programs."""
+    """From now on no execve(2) grants privileges, not even those of a set-user-ID program (PR_SET_NO_NEW_PRIVS)."""
     _prctl(_SET_NO_NEW_PRIVS, 1)
 
 
@@ -93,7 +93,7 @@ def new_privileges_forbidden() -> bool:
 
 
 def forbid_dumps() -> None:
-    """No core dump, and no debugger or reader of /proc/PID/mem but root's: memory holds passwords for a while."""
+    """Forbid core dumps, and debuggers and readers of /proc/PID/mem but root's, since memory holds passwords for a while."""
     _prctl(_SET_DUMPABLE, 0)
 
 

@@ -1,8 +1,8 @@
-"""Loads what code that runs inside the jail will ask for and not find there.
+"""Loads what code inside the chroot will need and not find there.
 
-Python imports late, glibc loads its name services and its thread cancellation late, OpenSSL reads its configuration
-when first used. All of it happens here, while the files can be reached. The tests prove the list: they run what the
-server does after this and fail on any module that turns up late.
+Some modules are imported on first use, glibc loads its name services and thread cancellation on first use, and OpenSSL
+reads its configuration on first use. All of that happens here, while the files can be reached. The tests verify the list:
+they run what the server does afterwards, and fail on any module that is imported late.
 """
 
 from __future__ import annotations
@@ -41,34 +41,34 @@ _PACKAGES = """
 """
 
 _OPTIONAL = "brotli brotlicffi chardet simplejson socks zstandard"
-"""Used by the packages above where they are installed."""
+"""Packages that those above use if they are installed."""
 
-_NOT_OURS = ("tests", "__main__", "emscripten", "pyopenssl", "benchmarks", "http2", "cli", "help")
-"""Parts of those packages that nothing imports while serving, and that may want what is not installed."""
+_EXCLUDED = ("tests", "__main__", "emscripten", "pyopenssl", "benchmarks", "http2", "cli", "help")
+"""Parts of those packages that serving does not import, and that may need what is not installed."""
 
 _LIBRARIES = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")
-"""What glibc opens late, the last for pthread_exit(3); a library that is loaded is found again by its name."""
+"""What glibc opens on first use, the last for pthread_exit(3). A library that is loaded is found again by its name."""
 
 
 def preload(*packages: str) -> None:
-    """Loads modules, codecs, name services, time zone and TLS library; `packages` as well, with all their modules."""
+    """Load modules, codecs, name services, time zone and TLS library, and all modules of `packages`."""
     for name in _MODULES.split():
         importlib.import_module(name)
     for name in _PACKAGES.split():
-        for module in _with_parts(name, _NOT_OURS):
-            _import_if_there(module)
+        for module in _modules_of(name, _EXCLUDED):
+            _import_if_installed(module)
     for name in _OPTIONAL.split():
-        _import_if_there(name)
+        _import_if_installed(name)
     for name in packages:
-        for module in _with_parts(name, ("__main__",)):
+        for module in _modules_of(name, ("__main__",)):
             importlib.import_module(module)
     for library in _LIBRARIES:
-        _open_if_there(library)
+        _load_library(library)
     _warm_up()
 
 
-def _with_parts(package: str, left_out: Collection[str]) -> Iterator[str]:
-    """A package and all modules in it, without those whose last name is left out."""
+def _modules_of(package: str, left_out: Collection[str]) -> Iterator[str]:
+    """The names of a package and of all its modules, except those whose last component is in `left_out`."""
     yield package
     found = importlib.import_module(package)
     for part in pkgutil.iter_modules(getattr(found, "__path__", ())):
@@ -76,32 +76,32 @@ def _with_parts(package: str, left_out: Collection[str]) -> Iterator[str]:
             continue
         name = f"{package}.{part.name}"
         if part.ispkg:
-            yield from _with_parts(name, left_out)
+            yield from _modules_of(name, left_out)
         else:
             yield name
 
 
-def _import_if_there(name: str) -> None:
+def _import_if_installed(name: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError:
-        pass  # an optional part whose own needs are not installed; it could not be used outside the jail either
+        pass  # an optional part whose dependencies are not installed; it could not be used outside the chroot either
 
 
-def _open_if_there(library: str) -> None:
+def _load_library(library: str) -> None:
     try:
         ctypes.CDLL(library)
     except OSError:
-        pass  # another C library, or one with the part built in
+        pass  # another C library, or one that has this part built in
 
 
 def _warm_up() -> None:
-    """Uses once what loads its data when first used. Nothing here asks the network."""
+    """Use once what loads its data on first use. Nothing here uses the network."""
     for form, text in (("yaml", "server: {listen: ["), ("toml", "x = ["), ("json", '{"server": {"listen": 1}}')):
         try:
             load_text(text, "/preload", form, {})
         except ConfigError:
-            pass  # as it should be: a mistake is what loads most
+            pass  # expected: reporting an error loads the most
     time.tzset()
     time.strftime("%c", time.localtime())
     ssl.create_default_context()
@@ -109,4 +109,4 @@ def _warm_up() -> None:
     try:
         socket.getaddrinfo("localhost", None)
     except socket.gaierror:
-        pass  # what counts is that the name services were loaded for the question
+        pass  # the name services have been loaded for the query, whatever its result
