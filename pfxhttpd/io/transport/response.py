@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from datetime import timedelta
 from functools import cached_property
 
 import httptools
@@ -211,6 +212,8 @@ class ParsedResponse(Response):
 
     raw_headers: list[tuple[bytes, bytes]]
     """The headers as received. `headers` joins those of the same name."""
+    elapsed = timedelta()
+    """Not measured."""
 
     def __init__(self, parser: ResponseParser, request: PreparedRequest) -> None:
         self._content = parser.body()
