@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from kit import daemon
 
 from pfxhttpd.config.load import load_text
 from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP, Settings
@@ -25,12 +28,14 @@ def test_every_link_leads_somewhere(page: str) -> None:
     assert missing == []
 
 
+def indented(text: str) -> list[str]:
+    """The indented blocks of a text in Markdown."""
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE) if block.strip()]
+
+
 def blocks(title: str) -> list[str]:
     """The indented blocks under a heading."""
-    section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    return [
-        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", section, re.MULTILINE) if block.strip()
-    ]
+    return indented(README.partition(f"\n## {title}\n")[2].partition("\n## ")[0])
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +65,80 @@ def test_every_package_is_listed_with_its_reason() -> None:
 def test_the_commands_to_begin_with_can_be_run(program: str) -> None:
     assert f"\n    {program}\n" in README
     assert (TREE / program).stat().st_mode & 0o111 == 0o111
+
+
+FRAGMENTS = [
+    (page, block)
+    for page in PAGES
+    for block in indented((TREE / page).read_text())
+    if re.match(r"(server|socket_maps|policy_services|dovecot_sasl):\n", block.lstrip("\n"))
+]
+
+
+def completed(document: dict[str, Any]) -> dict[str, Any]:
+    """A part of a configuration with what it leaves out: a listener, and an entry for each listener."""
+    sections = {"socket_map": "socket_maps", "policy_service": "policy_services", "dovecot_sasl": "dovecot_sasl"}
+    kinds = [kind for kind, section in sections.items() if section in document] or ["socket_map"]
+    names = {kind: [name for name in document.get(sections[kind]) or {} if name != "defaults"] for kind in kinds}
+    listen = document.setdefault("server", {}).setdefault(
+        "listen",
+        [
+            {"kind": kind, "name": (names[kind] or ["example"])[0], "address": "127.0.0.1", "port": 23450 + number}
+            for number, kind in enumerate(kinds)
+        ],
+    )
+    for listener in listen:
+        entries = document.setdefault(sections[listener["kind"]], {})
+        if not set(entries) - {"defaults"}:
+            entries[listener["name"]] = {"value_field": "result"}
+            if "target" not in entries.get("defaults", {}):
+                entries[listener["name"]]["target"] = "https://api.example.com/"
+    return document
+
+
+@pytest.mark.parametrize(
+    "page, block", FRAGMENTS, ids=[f"{page}-{number}" for number, (page, _) in enumerate(FRAGMENTS)]
+)
+def test_check_accepts_every_configuration_in_the_guides(page: str, block: str, tmp_path: Path) -> None:
+    for path in re.findall(r"(?:/etc/pfxhttp|\$\{CREDENTIALS_DIRECTORY\})/([\w.]+)", block):
+        (tmp_path / path).write_text("user:password\n")
+    document = yaml.safe_load(block.replace("/etc/pfxhttp/", f"{tmp_path}/"))
+    (tmp_path / "pfxhttp.yml").write_text(yaml.safe_dump(completed(document)))
+    done = daemon.run(
+        "--config", str(tmp_path / "pfxhttp.yml"), "check", environment={"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_guides_have_configurations() -> None:
+    assert {page for page, _ in FRAGMENTS} >= {
+        "README.md",
+        *(f"contrib/{name}.md" for name in ("DEPLOYMENT", "SASL", "TUNING")),
+    }
+
+
+CONFIGURATIONS = sorted(TREE.glob("contrib/config/*"))
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+def test_every_example_names_the_schema_for_editors(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    schema = re.fullmatch(r"# yaml-language-server: \$schema=(.+)", first)
+    assert schema, first
+    assert (path.parent / schema[1]).resolve() == TREE / "pfxhttpd/config/schema.json"
+
+
+def test_the_installation_puts_each_file_where_it_says_that_it_belongs() -> None:
+    commands = "\n".join(blocks("Installing"))
+    installed = re.findall(r"^install -D -m \d+ (?:-g pfxhttp )?(\S+) (\S+)$", commands, re.MULTILINE)
+    assert len(installed) >= 7 and len(installed) == len(re.findall(r"^install ", commands, re.MULTILINE))
+    for source, destination in installed:
+        text = (TREE / source).read_text()
+        if source.startswith("init/"):
+            assert destination in text.partition("\n[")[0], f"{source} does not say that it becomes {destination}"
+    places = dict(installed)
+    pattern, path = re.findall(r"sed -i 's\|(.+)\|=(.+)\|'", commands)[0]
+    assert re.search(pattern, (TREE / "contrib/config/pfxhttp.yml").read_text().splitlines()[0])
+    assert places["pfxhttpd/config/schema.json"] == path
+    unit = (TREE / "init/systemd/pfxhttpd.service").read_text()
+    assert f"ExecStart={commands.split('ln -s ')[1].split()[1]} " in unit
