@@ -142,3 +142,21 @@ def test_the_installation_puts_each_file_where_it_says_that_it_belongs() -> None
     assert places["pfxhttpd/config/schema.json"] == path
     unit = (TREE / "init/systemd/pfxhttpd.service").read_text()
     assert f"ExecStart={commands.split('ln -s ')[1].split()[1]} " in unit
+
+
+def test_every_file_of_the_package_is_listed_in_contributing() -> None:
+    text = (TREE / "CONTRIBUTING.md").read_text().partition("\n## Layout\n")[2].partition("\n## ")[0]
+    listed = set()
+    for package, table in re.findall(r"(?ms)^\*\*(\w+)\*\*: (.*?)(?=^\*\*|\Z)", text):
+        for row in re.findall(r"(?m)^\| (`.*) \|$", table):
+            first, _, rest = row.partition(" | ")
+            names = re.findall(r"`([\w./]+)`", first)
+            directory = names[-1] if names[-1].endswith("/") else ""
+            listed |= {f"{package}/{name}" for name in names if not name.endswith("/")}
+            listed |= {f"{package}/{directory}{name}" for name in re.findall(r"`(\w+\.py)`", rest) if directory}
+    there = {
+        str(path.relative_to(TREE / "pfxhttpd"))
+        for path in (TREE / "pfxhttpd").rglob("*")
+        if path.suffix in (".py", ".json") and path.parent != TREE / "pfxhttpd" and path.name != "__init__.py"
+    }
+    assert listed == there
