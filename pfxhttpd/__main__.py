@@ -1,57 +1,51 @@
-"""The command line: which command, with which configuration."""
+"""The entry point: reads the command line, runs the command and returns its exit code."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pfxhttpd import __version__
-from pfxhttpd.cli import check, config, control, demo, query, run, status
+from pfxhttpd.cli import CommandError
+from pfxhttpd.cli.parser import parser
+from pfxhttpd.config.errors import ConfigError
+from pfxhttpd.io import SetupError
 
-COMMANDS = (
-    run.add,
-    check.add,
-    config.add,
-    query.add,
-    status.add,
-    control.add_reload,
-    control.add_stop,
-    control.add_cache,
-    demo.add,
-)
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="pfxhttpd", description="Answers Postfix's socketmap, policy and SASL questions by asking an HTTP API."
-    )
-    made.add_argument("--config", metavar="PATH", help="the configuration file; searched for when missing")
-    made.add_argument("--format", choices=("yaml", "toml", "json"), help="its format; else its name tells")
-    made.add_argument("--version", action="version", version=f"pfxhttpd {__version__}")
-    commands = made.add_subparsers(metavar="COMMAND", title="commands (none means run)")
-    for add in COMMANDS:
-        add(commands)
-    return made
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code, from sysexits.h."""
+    """Run one command. Returns its exit code (sysexits.h)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = parser().parse_args(arguments)
-        if not hasattr(options, "run"):
+        if "command" not in options:
             options = parser().parse_args([*arguments, "run"])
     except SystemExit as end:
         return os.EX_USAGE if end.code == 2 else int(end.code or 0)
     try:
-        return options.run(options, os.environ)
+        return run(options, os.environ)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return os.EX_IOERR
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Import and run the command. Its errors are printed on standard error."""
+    module, _, function = options.command.partition(":")
+    try:
+        return int(getattr(importlib.import_module(module), function)(options, environ))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return os.EX_CONFIG
+    except (CommandError, SetupError) as error:
+        print(f"pfxhttpd: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`pfxhttpd config`: prints the configuration that would be in effect, without its secrets."""
+"""`pfxhttpd config`: prints the effective configuration without its secrets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
 from pfxhttpd.cli import configuration
 from pfxhttpd.config import schema
-from pfxhttpd.config.errors import ConfigError
-from pfxhttpd.config.load import load
 from pfxhttpd.rules.redact import REDACTED, is_secret_name
 
 _USER = re.compile(r"(?<=//)[^/?#]*@")
@@ -24,38 +22,19 @@ _JSON_MEMBER = re.compile(r'("((?:[^"\\]|\\.)*)"\s*:\s*)("(?:[^"\\]|\\.)*"|[^\s,
 _FORM_FIELD = re.compile(r"(^|&)([^=&\s]+)=([^&]*)")
 
 
-def add(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "config",
-        help="print the effective configuration, secrets hidden",
-        description="Prints the configuration as YAML, with defaults merged and the environment applied."
-        " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.",
-    )
-    parser.set_defaults(run=run)
-
-
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """The document on standard output, or the mistakes on standard error."""
-    try:
-        path = configuration.path(options, environ)
-        document = load(path, options.format, environ, configuration.CHECKS).document
-    except ConfigError as invalid:
-        print(invalid, file=sys.stderr)
-        return os.EX_CONFIG
-    sys.stdout.write(rendered(document))
+    """Print the configuration as YAML. Raises `ConfigError` with everything that is wrong with it."""
+    path = configuration.path(options, environ)
+    document = configuration.load(path, options.format, environ).document
+    sys.stdout.write(as_yaml(redacted(document, schema.whole())))
     return os.EX_OK
 
 
-def rendered(document: Mapping[str, Any]) -> str:
-    """The document as YAML, redacted."""
-    return as_yaml(redacted(document, schema.whole()))
-
-
 def redacted(value: Any, part: schema.Subschema | None) -> Any:
-    """A copy without secrets; the schema tells where some are."""
-    hide = _HIDERS.get((part or {}).get("secret", ""))
-    if hide and value:
-        return hide(value)
+    """A copy without secrets. The keyword `secret` of the schema says where they are."""
+    redact = _REDACTORS.get((part or {}).get("secret", ""))
+    if redact and value:
+        return redact(value)
     if isinstance(value, Mapping):
         return {key: redacted(child, schema.child(part, key) if part else None) for key, child in value.items()}
     if isinstance(value, list):
@@ -63,7 +42,7 @@ def redacted(value: Any, part: schema.Subschema | None) -> Any:
     return value
 
 
-def _whole(value: Any) -> str:
+def _whole(value: object) -> str:
     return REDACTED
 
 
@@ -99,19 +78,24 @@ def _payload(value: str) -> str:
 
 
 def _hidden(text: str) -> str:
-    """Nothing of a value but its placeholders, which are no secret if they are all there is."""
+    """`<redacted>`, unless the text consists of placeholders only, which are no secret."""
     return text if not _PLACEHOLDER.sub("", text).strip() else REDACTED
 
 
-_HIDERS = {"whole": _whole, "url": _url, "headers": _headers, "payload": _payload}
-"""What the schema's keyword `secret` means."""
+_REDACTORS: Mapping[str, Callable[[Any], Any]] = {
+    "whole": _whole,
+    "url": _url,
+    "headers": _headers,
+    "payload": _payload,
+}
+"""Value of the schema's keyword `secret` -> what redacts such a value."""
 
 
-_ODD_BREAK = re.compile("[\x85\u2028\u2029\ufeff]")
+_UNUSUAL_LINE_BREAK = re.compile("[\x85\u2028\u2029\ufeff]")
 
 
 def as_yaml(document: Any) -> str:
-    """Plain values as YAML, in the order they are in; texts of several lines stand in blocks."""
+    """Plain values as YAML, in their order. A text of several lines is written as a block."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
@@ -121,7 +105,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if _ODD_BREAK.search(text) else "|" if "\n" in text else None
+    style = '"' if _UNUSUAL_LINE_BREAK.search(text) else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

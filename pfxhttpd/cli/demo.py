@@ -1,7 +1,7 @@
 """`pfxhttpd demo`: a first try with nothing installed but the package.
 
-Starts the small API of `pfxhttpd.cli.demo_backend` as a child process, writes a configuration that asks it into a private
-directory, says what to type, and then is `pfxhttpd run` with that configuration until it is told to stop.
+Starts the small API of `pfxhttpd.cli.demo_backend` as a child process, writes a configuration that uses it into a private
+directory, prints what to type, and then does what `pfxhttpd run` does with that configuration.
 """
 
 from __future__ import annotations
@@ -19,16 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-from pfxhttpd.cli import demo_backend
-from pfxhttpd.cli import run as serve
-
-CANNOT_BIND = 69
-
-FIRST_PORT = 23450
-"""Socket maps; the policy service, the HTTP API and SASL follow on the next three."""
+from pfxhttpd.cli import CommandError, demo_backend
+from pfxhttpd.cli.run import serve_configured
 
 CONFIGURATION = Template("""\
-# What `pfxhttpd demo` runs with. It may be edited while the demo runs; `reload` then makes it hold.
+# The configuration of `pfxhttpd demo`. It may be edited while the demo runs; `reload` applies the changes.
 server:
   runtime_directory: "$directory"
   listen:
@@ -104,35 +99,48 @@ Ctrl-C stops both. The server's log:
 """)
 
 
-class NoBackend(Exception):
-    """The demo API does not come up."""
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve until SIGINT or SIGTERM. Raises `CommandError` when the API does not start."""
+    ports = {"map": options.port, "policy": options.port + 1, "api": options.port + 2, "sasl": options.port + 3}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server installs its own
+    os.environ["no_proxy"] = "127.0.0.1"  # the HTTP library reads the process's own environment
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="pfxhttpd-demo-", ignore_cleanup_errors=True) as directory,
+            _backend(ports["api"]),
+        ):
+            file = Path(directory, "pfxhttp.yml")
+            file.write_text(CONFIGURATION.substitute(ports, directory=directory))
+            program = f"{_program()} --config {file}"
+            print(
+                GUIDE.substitute(ports, configuration=file, source=demo_backend.__file__, program=program), flush=True
+            )
+            own = {**vars(options), "config": str(file), "format": "yaml", "daemon": False, "pidfile": None}
+            return serve_configured(argparse.Namespace(**own), _own_environment(environ))
+    except KeyboardInterrupt:
+        return os.EX_OK
 
 
-def port(text: str) -> int:
-    """An argparse type: the first of four ports."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65532):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port number from 1 to 65532")
-    return int(text)
+@contextmanager
+def _backend(port: int) -> Iterator[None]:
+    """The demo API as a child process on that loopback port. It ends when this process does, however that happens."""
+    with subprocess.Popen(
+        [sys.executable, "-I", demo_backend.__file__, str(port), "--child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        try:
+            if child.stdout.readline() != b"ready\n":
+                raise CommandError("the demo API did not start")
+            yield
+        finally:
+            # The end of its input alone may not reach it: a worker that has not ended yet may hold the pipe open.
+            child.terminate()
 
 
-def add(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "demo",
-        help="a first try: a small HTTP API and a server that asks it",
-        description="Runs a small HTTP API and a server that asks it, on loopback, until Ctrl-C.",
-    )
-    parser.add_argument(
-        "--port",
-        type=port,
-        default=FIRST_PORT,
-        metavar="BASE",
-        help=f"the first of four ports in a row to listen on (default {FIRST_PORT})",
-    )
-    parser.set_defaults(run=run)
-
-
-def program() -> str:
-    """How this program was called, so that it can be called again."""
+def _program() -> str:
+    """The shell command by which this program was started."""
     called = sys.argv[0]
     name = os.path.basename(called)
     if name == "__main__.py":
@@ -140,55 +148,10 @@ def program() -> str:
     return name if shutil.which(name) == called else shlex.quote(called)
 
 
-@contextmanager
-def api(number: int) -> Iterator[None]:
-    """The demo API as a child on that loopback port. It leaves with us, however we go. Raises NoBackend."""
-    child = subprocess.Popen(
-        [sys.executable, "-I", demo_backend.__file__, str(number), "--child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        if child.stdout.readline() != b"ready\n":
-            raise NoBackend("the demo API did not start")
-        yield
-    finally:
-        child.stdin.close()
-        child.terminate()  # beside the end of its input, which a worker that is still leaving may hold open
-        child.wait()
-        child.stdout.close()
-
-
-def own_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without what a shell may have set for another server, which would change what is shown here."""
+def _own_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without variables that are meant for another server and would change the demo."""
     return {
         name: value
         for name, value in environ.items()
         if not name.startswith(("PFXHTTP_", "LISTEN_", "NOTIFY_", "WATCHDOG_"))
     }
-
-
-def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    numbers = {"map": options.port, "policy": options.port + 1, "api": options.port + 2, "sasl": options.port + 3}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server has its own
-    os.environ["no_proxy"] = "127.0.0.1"  # where the HTTP library looks, whatever it is given
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="pfxhttpd-demo-", ignore_cleanup_errors=True) as directory,
-            api(numbers["api"]),
-        ):
-            file = Path(directory, "pfxhttp.yml")
-            file.write_text(CONFIGURATION.substitute(numbers, directory=directory))
-            print(
-                GUIDE.substitute(
-                    numbers, configuration=file, source=demo_backend.__file__, program=f"{program()} --config {file}"
-                ),
-                flush=True,
-            )
-            own = {**vars(options), "config": str(file), "format": "yaml", "daemon": False, "pidfile": None}
-            return serve.serve_configured(argparse.Namespace(**own), own_environment(environ))
-    except NoBackend as error:
-        print(f"pfxhttpd: {error}", file=sys.stderr)
-        return CANNOT_BIND
-    except KeyboardInterrupt:
-        return 0

@@ -1,25 +1,27 @@
-"""The client's half of the three protocols: what Postfix writes, and how it reads the replies.
+"""The client's half of the three protocols: the requests that Postfix sends, and how it reads the replies.
 
-wire/ holds the server's half. This one is small because it only ever asks one question; `query` is its only user.
-Questions are bytes to send; a `..._reply` takes the bytes received so far and gives the reply, or None while it is
-not whole. A reply that Postfix could not read either raises `wire.ProtocolError`.
+wire/ has the server's half. This one is for `query`, which sends a single request. A `..._request` is the bytes to
+send. A `..._reply` takes the bytes received so far and returns the reply, or None while it is incomplete. It raises
+`wire.ProtocolError` for a reply that Postfix could not read either.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pfxhttpd.wire import ProtocolError, netstring
 
-FOUND, NOT_FOUND, PERMANENT, TEMPORARY = 0, 1, 69, 75
-"""What a reply means, as the exit code that tells it."""
+FOUND, NOT_FOUND, PERMANENT, TEMPORARY = os.EX_OK, 1, os.EX_UNAVAILABLE, os.EX_TEMPFAIL
+"""What a reply can mean, as exit codes."""
 
 MAX_REPLY = 16 << 20
-"""Longer than any server may be configured to answer; it only keeps a stranger from filling the memory."""
+"""Bytes in a reply, more than any server may be configured to send. Bounds the memory for what another server sends."""
 
 _SOCKETMAP = {"OK": FOUND, "NOTFOUND": NOT_FOUND, "TEMP": TEMPORARY, "TIMEOUT": TEMPORARY, "PERM": PERMANENT}
+"""Status of a socketmap reply -> its meaning."""
 
 _POLICY = {
     "DUNNO": NOT_FOUND,
@@ -28,39 +30,44 @@ _POLICY = {
     "DEFER_IF_PERMIT": TEMPORARY,
     "DEFER_IF_REJECT": TEMPORARY,
 }
-"""The first word of an action -> its meaning; every other word means that the policy had something to say."""
+"""First word of an action of access(5) -> its meaning. All others are FOUND."""
+
+_SASL = {"OK": FOUND, "FAIL": NOT_FOUND, "CONT": PERMANENT}
+"""Command of a SASL reply -> its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServerReply:
-    """What the server said, as it is shown, and what that means."""
+class Reply:
+    """A reply of the server: its text as it is printed, and its meaning."""
 
     text: str
-    meaning: int
+    exit_code: int
 
 
-def socketmap_question(name: bytes, key: bytes) -> bytes:
+def socketmap_request(name: bytes, key: bytes) -> bytes:
     """socketmap_table(5): a netstring of the map's name, a space and the key."""
     return netstring.encode(name + b" " + key)
 
 
-def socketmap_reply(buffer: bytes) -> ServerReply | None:
-    taken = netstring.parse(buffer, MAX_REPLY)
-    if taken is None:
+def socketmap_reply(buffer: bytes) -> Reply | None:
+    """socketmap_table(5): a netstring of a status, a space and a value or a reason."""
+    parsed = netstring.parse(buffer, MAX_REPLY)
+    if parsed is None:
         return None
-    text = taken[0].decode("utf-8", "replace")
+    text = parsed[0].decode("utf-8", "replace")
     status = text.partition(" ")[0]
     if status not in _SOCKETMAP:
         raise ProtocolError(f"no socketmap reply: {text[:100]!r}")
-    return ServerReply(text.rstrip(" "), _SOCKETMAP[status])
+    return Reply(text.rstrip(" "), _SOCKETMAP[status])
 
 
-def policy_question(attributes: Sequence[bytes]) -> bytes:
+def policy_request(attributes: Sequence[bytes]) -> bytes:
     """SMTPD_POLICY_README: `name=value` lines and an empty one."""
     return b"".join(attribute + b"\n" for attribute in attributes) + b"\n"
 
 
-def policy_reply(buffer: bytes) -> ServerReply | None:
+def policy_reply(buffer: bytes) -> Reply | None:
+    """SMTPD_POLICY_README: one line `action=...` and an empty one."""
     if len(buffer) > MAX_REPLY:
         raise ProtocolError("a policy reply without end")
     head, end, _ = buffer.partition(b"\n\n")
@@ -70,18 +77,18 @@ def policy_reply(buffer: bytes) -> ServerReply | None:
     name, _, action = text.partition("=")
     if name != "action" or "\n" in text:
         raise ProtocolError(f"no policy reply: {text[:100]!r}")
-    return ServerReply(text, _meaning_of_action(action))
+    return Reply(text, _action_meaning(action))
 
 
-def _meaning_of_action(action: str) -> int:
+def _action_meaning(action: str) -> int:
     word = action.partition(" ")[0].upper()
     if len(word) == 3 and word.isdigit():
         return {"4": TEMPORARY, "5": PERMANENT}.get(word[0], FOUND)
     return _POLICY.get(word, FOUND)
 
 
-def sasl_greeting(buffer: bytes) -> ServerReply | None:
-    """Dovecot's auth-client protocol: the server's lines up to DONE. Its meaning is FOUND when PLAIN is offered."""
+def sasl_greeting(buffer: bytes) -> Reply | None:
+    """Dovecot's authentication protocol: the server's lines up to DONE. FOUND means that PLAIN is offered."""
     if len(buffer) > MAX_REPLY:
         raise ProtocolError("a greeting without end")
     if b"\nDONE\n" not in b"\n" + buffer:
@@ -90,24 +97,21 @@ def sasl_greeting(buffer: bytes) -> ServerReply | None:
     if not any(line[:2] == ["VERSION", "1"] for line in lines):
         raise ProtocolError("no greeting of Dovecot's protocol, version 1")
     names = sorted(line[1] for line in lines if line[0] == "MECH" and len(line) > 1)
-    return ServerReply("MECH " + " ".join(names), FOUND if "PLAIN" in names else PERMANENT)
+    return Reply("MECH " + " ".join(names), FOUND if "PLAIN" in names else PERMANENT)
 
 
-def sasl_question(user: str, password: str, pid: int) -> bytes:
-    """A handshake and one PLAIN exchange (RFC 4616), as smtpd sends it over an encrypted session."""
-    secret = base64.b64encode(f"\0{user}\0{password}".encode("utf-8", "surrogateescape"))
-    return b"VERSION\t1\t2\nCPID\t%d\n" % pid + b"AUTH\t1\tPLAIN\tservice=smtp\tnologin\tsecured\tresp=%s\n" % secret
+def sasl_request(user: str, password: str, pid: int) -> bytes:
+    """A handshake and one PLAIN exchange (RFC 4616), as smtpd sends it for an encrypted session."""
+    response = base64.b64encode(f"\0{user}\0{password}".encode("utf-8", "surrogateescape"))
+    return b"VERSION\t1\t2\nCPID\t%d\n" % pid + b"AUTH\t1\tPLAIN\tservice=smtp\tnologin\tsecured\tresp=%s\n" % response
 
 
-def sasl_reply(buffer: bytes) -> ServerReply | None:
-    """The answer to `sasl_question`, from the bytes after the greeting. FAIL means NOT_FOUND, or TEMPORARY with temp."""
+def sasl_reply(buffer: bytes) -> Reply | None:
+    """The reply to `sasl_request`, from the bytes after the greeting. FAIL is TEMPORARY with `temp`, else NOT_FOUND."""
     if len(buffer) > MAX_REPLY:
         raise ProtocolError("a reply without end")
     lines = buffer.decode("utf-8", "replace").split("\n")[:-1]
-    for word, *fields in (line.split("\t") for line in lines):
-        if word in _SASL and fields[:1] == ["1"]:
-            return ServerReply(" ".join([word, *fields[1:]]), TEMPORARY if "temp" in fields else _SASL[word])
+    for command, *fields in (line.split("\t") for line in lines):
+        if command in _SASL and fields[:1] == ["1"]:
+            return Reply(" ".join([command, *fields[1:]]), TEMPORARY if "temp" in fields else _SASL[command])
     return None
-
-
-_SASL: Mapping[str, int] = {"OK": FOUND, "FAIL": NOT_FOUND, "CONT": PERMANENT}

@@ -1,4 +1,4 @@
-"""`pfxhttpd run`: serve, until told to stop."""
+"""`pfxhttpd run`: serves until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,41 +15,24 @@ from pfxhttpd.io.systemd import FIRST_DESCRIPTOR, passed_count
 from pfxhttpd.process.start import StartNotifier, StartOptions, daemonize, serve
 
 
-def add(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("run", help="serve (what happens without a command)")
-    parser.add_argument("--daemon", action="store_true", help="go into the background; return when it serves")
-    parser.add_argument("--pidfile", metavar="PATH", help="write the master's process id there")
-    parser.set_defaults(run=run)
-
-
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve as the process's only purpose: what whoever started it left open is closed first."""
-    try:
-        passed = passed_count(environ, os.getpid())
-    except SetupError as error:
-        print(f"pfxhttpd: {error}", file=sys.stderr)
-        return error.exit_code
-    os.closerange(FIRST_DESCRIPTOR + passed, os.sysconf("SC_OPEN_MAX"))
+    """Serve in a process that does nothing else. Inherited descriptors are closed, except those that systemd passed."""
+    os.closerange(FIRST_DESCRIPTOR + passed_count(environ, os.getpid()), os.sysconf("SC_OPEN_MAX"))
     return serve_configured(options, environ)
 
 
 def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve what the configuration says; returns the exit code."""
-    try:
-        path = os.path.abspath(configuration.path(options, environ))
-        settings = configuration.servable(path, options.format, environ)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        return os.EX_CONFIG
+    """Serve as the configuration says. Returns the exit code. Raises `ConfigError` and `SetupError`."""
+    path = os.path.abspath(configuration.path(options, environ))
+    settings = configuration.servable(path, options.format, environ)
 
     def load() -> Settings:
         try:
             return configuration.servable(path, options.format, environ)
         except ConfigError as error:
-            jailed = settings.server.chroot
-            where = f" (files are looked for inside the chroot {jailed})" if jailed else ""
-            raise SetupError("; ".join(str(problem) for problem in error.problems) + where) from error
+            chroot = settings.server.chroot
+            hint = f" (files are looked for inside the chroot {chroot})" if chroot else ""
+            raise SetupError("; ".join(str(problem) for problem in error.problems) + hint) from error
 
     pidfile = os.path.abspath(options.pidfile) if options.pidfile else ""
     notifier = StartNotifier()

@@ -1,4 +1,4 @@
-"""`pfxhttpd status`: what the server is doing now."""
+"""`pfxhttpd status`: prints what the server is doing now."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import json
 import os
 from collections.abc import Mapping
 
-from pfxhttpd.cli import configuration
-from pfxhttpd.process import status
+from pfxhttpd.cli import running_server
+from pfxhttpd.process import status_text
 
-PATIENCE = 10.0
-"""Seconds the master may take to answer."""
-
-
-def add(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("status", help="what the workers of a running server are doing now")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.set_defaults(run=run)
+REPLY_TIMEOUT = 10.0
+"""Seconds that the master may take to reply."""
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    answer, code = configuration.ask(options, environ, {"command": "status"}, PATIENCE)
-    if code == os.EX_OK:
-        told = answer["status"]
-        print(json.dumps(told, indent=2) if options.json else "\n".join(status.lines(told)))
-    return code
+    """Print the status, as lines or as a JSON object."""
+    status = running_server.ask(options, environ, running_server.STATUS, REPLY_TIMEOUT)["status"]
+    print(json.dumps(status, indent=2) if options.json else "\n".join(status_text.lines(status)))
+    return os.EX_OK

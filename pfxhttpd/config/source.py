@@ -6,26 +6,22 @@ text leaves no doubt. It is not validated: that is the task of `config.load`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from pfxhttpd.config import environment, schema
 from pfxhttpd.config.errors import ConfigError, Location, Problem
-from pfxhttpd.config.formats import json, toml, yaml
 from pfxhttpd.config.node import Node
 
 MAX_SIZE = 1 << 20
 """Bytes that a configuration file may have."""
 
-_PARSERS: dict[str, Callable[[str, str], tuple[Node | None, list[Problem]]]] = {
-    "yaml": yaml.parse,
-    "json": json.parse,
-    "toml": toml.parse,
-}
-_EXTENSIONS = {".json": "json", ".toml": "toml"}
+FORMATS = ("yaml", "json", "toml")
+"""The modules of `config.formats`. Each is imported when a file has that format."""
 
-FORMATS = tuple(_PARSERS)
+_EXTENSIONS = {".json": "json", ".toml": "toml"}
 
 _FILE_NAMES = ("pfxhttp.yml", "pfxhttp.yaml", "pfxhttp.toml", "pfxhttp.json")
 
@@ -101,7 +97,9 @@ def tree(text: str, file: str, format: str, environ: Mapping[str, str]) -> tuple
 
 def parse(text: str, file: str, format: str) -> tuple[Node, list[Problem]]:
     """The tree as written, and the mistakes that still leave one. Raises `ConfigError` when there is no tree."""
-    root, problems = _PARSERS[format](text, file)
+    root: Node | None
+    problems: list[Problem]
+    root, problems = importlib.import_module(f"pfxhttpd.config.formats.{format}").parse(text, file)
     if root is None:
         raise ConfigError(problems or [Problem(file, 1, 1, "", "the file is empty")])
     if not isinstance(root.value, dict):

@@ -27,7 +27,7 @@ from pfxhttpd.io import SetupError
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
-from pfxhttpd.process import control_server, status
+from pfxhttpd.process import control_server, status, status_text
 from pfxhttpd.process.child import State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.generation import GLOBAL, prepare
@@ -262,7 +262,7 @@ class Master:
 
     def _log_status(self) -> None:
         if self._log.info:
-            for line in status.lines(self._status()):
+            for line in status_text.lines(self._status()):
                 self._log.info("Status", line=line)
 
 

@@ -1,10 +1,10 @@
-"""What `status` shows: a snapshot of the scoreboard, as values and as lines for people."""
+"""What `status` shows: a snapshot of the scoreboard, as values that JSON can hold."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pfxhttpd import __version__
@@ -67,33 +67,3 @@ def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[st
     state, failures, since = breaker
     known = {"target": plain_target(target), "breaker": STATE_NAMES[state], "failures": failures}
     return known | ({"seconds": round(now - since, 3)} if state else {})
-
-
-def lines(status: Mapping[str, Any]) -> list[str]:
-    """The same for people, one line each."""
-    text = [
-        (
-            f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
-            f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
-        )
-    ]
-    for pool in status["pools"]:
-        text.append(
-            f"pool {pool['pool']}: {pool['workers']} workers, {pool['waiting']} of {pool['max_queue']} waiting, "
-            f"listening on {' '.join(pool['listeners'])}"
-        )
-    cache = status["cache"]
-    text.append(
-        f"cache: {cache['entries']} entries, {cache['bytes']} bytes, {cache['hits']} hits, {cache['misses']} misses, "
-        f"{cache['evictions']} evictions"
-        if cache["enabled"]
-        else "cache: not enabled"
-    )
-    for target in status["targets"]:
-        since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
-        text.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
-    for worker in status["workers"]:
-        busy = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
-        text.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {worker['requests']} requests")
-    text += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
-    return text

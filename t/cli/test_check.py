@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from pfxhttpd.cli import check
+from pfxhttpd.__main__ import parser, run
 
 MISTAKES = """\
 server:
@@ -46,13 +45,9 @@ socket_maps:
 
 def checked(path: Path | str | None, environ: Mapping[str, str] | None = None, format: str | None = None) -> int:
     """The exit code of the command, parsed as from a command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config")
-    parser.add_argument("--format")
-    check.add(parser.add_subparsers())
     named = ["--config", str(path)] if path else []
-    options = parser.parse_args([*named, *(["--format", format] if format else []), "check"])
-    return options.run(options, environ or {})
+    options = parser().parse_args([*named, *(["--format", format] if format else []), "check"])
+    return run(options, environ or {})
 
 
 def test_five_mistakes_are_five_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pfxhttpd.cli import config
+from pfxhttpd.__main__ import parser, run
 from pfxhttpd.cli.config import as_yaml
 from pfxhttpd.config.load import load
 
@@ -51,12 +50,8 @@ socket_maps:
 def printed(
     path: Path, capsys: pytest.CaptureFixture[str], environ: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config")
-    parser.add_argument("--format")
-    config.add(parser.add_subparsers())
-    options = parser.parse_args(["--config", str(path), "config"])
-    return (options.run(options, environ or {}), *capsys.readouterr())
+    options = parser().parse_args(["--config", str(path), "config"])
+    return (run(options, environ or {}), *capsys.readouterr())
 
 
 @pytest.fixture

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from kit import ports
 
-from pfxhttpd.cli import postfix_client, query
-from pfxhttpd.config.load import load_text
+from pfxhttpd.__main__ import parser, run
 
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID\t7\nCUID\t1\nCOOKIE\t00\nDONE\n"
 
@@ -75,11 +73,8 @@ def scripted(*arguments: bytes, path: str = "", **more: object) -> Iterator[tupl
 
 def ask(*arguments: str, config: str = "", environ: dict[str, str] | None = None) -> int:
     """The exit code of `pfxhttpd --config CONFIG query ARGUMENTS...`."""
-    parser = argparse.ArgumentParser()
-    query.add(parser.add_subparsers())
-    options = parser.parse_args(["query", *arguments])
-    options.config, options.format = config, None
-    return options.run(options, environ or {})
+    options = parser().parse_args([*(["--config", config] if config else []), "query", *arguments])
+    return run(options, environ or {})
 
 
 def netstring(payload: bytes) -> bytes:
@@ -229,20 +224,6 @@ def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, c
     assert base64.b64decode(response) == b"\0alice\0wonder land"
 
 
-@pytest.mark.parametrize(
-    "take, whole",
-    [
-        (postfix_client.socketmap_reply, netstring(b"OK 1,2,")),
-        (postfix_client.policy_reply, b"action=DEFER x\n\n"),
-        (postfix_client.sasl_greeting, GREETING.replace(b"SPID", b"COOKIE\tDONE\nDONE \nSPID")),
-        (postfix_client.sasl_reply, b"FAIL\t2\nOK\t1\tuser=alice\n"),
-    ],
-)
-def test_a_reply_is_there_when_it_is_whole_and_not_before(take: Callable[[bytes], object], whole: bytes) -> None:
-    assert [take(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
-    assert take(whole) is not None and take(whole) == take(whole + b"more")
-
-
 @pytest.mark.usefixtures("typed")
 def test_a_dropped_login_is_temporary(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(b"\n", greeting=GREETING) as (_, where):
@@ -300,22 +281,6 @@ def test_no_password_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_a_wrong_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str) -> None:
     assert ask(*arguments) == 64
     assert complaint in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text, shown",
-    [
-        ("inet:127.0.0.1:25", "inet:127.0.0.1:25"),
-        ("inet:[::1]:25", "inet:[::1]:25"),
-        ("inet:[::]:25", "inet:127.0.0.1:25"),
-        ("tcp:*:25", "inet:127.0.0.1:25"),
-        ("inet:0.0.0.0:25", "inet:127.0.0.1:25"),
-        ("inet:localhost:25", "inet:localhost:25"),
-        ("unix:/run/a b:c", "unix:/run/a b:c"),
-    ],
-)
-def test_addresses(text: str, shown: str) -> None:
-    assert str(query.address(text)) == shown
 
 
 CONFIGURATION = """
@@ -396,7 +361,16 @@ def test_a_configuration_that_cannot_be_used(
     assert "--address" in capsys.readouterr().err
 
 
-def test_a_listener_on_every_ipv6_address_is_asked_over_ipv6(tmp_path: Path) -> None:
-    text = CONFIGURATION.format(dead=1, port=2, other=3, path="/s").replace('type: tcp, address: "[::]"', "type: tcp6")
-    settings = load_text(text, "pfxhttp.yml", "yaml", {}).settings
-    assert str(query.listening(settings, "socket_map", "second")) == "inet:[::1]:2"
+def test_a_mistake_elsewhere_in_the_file_does_not_matter(tmp_path: Path) -> None:
+    with scripted(b",", netstring(b"OK")) as (_, where):
+        file = Path(written(tmp_path, 9, port=where.rpartition(":")[2]))
+        file.write_text(file.read_text().replace("value_field", "value_feild"))
+        assert ask("second", "key", config=str(file)) == 0
+
+
+def test_a_mistake_in_the_listener_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(written(tmp_path, 9))
+    file.write_text(file.read_text().replace("name: checks", "nmae: checks"))
+    assert ask("--policy", "checks", "sender=a", config=str(file)) == 78
+    error = capsys.readouterr().err
+    assert "nmae: unknown key (did you mean name?)" in error and "--address" in error

@@ -1,0 +1,158 @@
+"""The arguments of the command line: which commands there are, their options, and their help.
+
+A command is named here as `module:function` and imported only when it runs, so that `status` and `query`, which are
+run often, do not import the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pfxhttpd import __version__
+from pfxhttpd.config.values import seconds
+
+DEMO_PORT = 23450
+"""The first port of the demo unless another is given."""
+
+_QUERY_USAGE = """\
+pfxhttpd query [--address WHERE] [--timeout DURATION] MAP KEY
+       pfxhttpd query [--address WHERE] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
+       pfxhttpd query [--address WHERE] [--timeout DURATION] --sasl NAME USER"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line. Its result has the attribute `command`, unless no command was given."""
+    top = argparse.ArgumentParser(
+        prog="pfxhttpd", description="Answers Postfix's socketmap, policy and SASL questions by asking an HTTP API."
+    )
+    top.add_argument("--config", metavar="PATH", help="the configuration file; searched for when missing")
+    top.add_argument(
+        "--format", choices=("yaml", "toml", "json"), help="its format; default: what the file's extension says"
+    )
+    top.add_argument("--version", action="version", version=f"pfxhttpd {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", title="commands (run is the default)")
+    _add_run(commands)
+    _add_check(commands)
+    _add_config(commands)
+    _add_query(commands)
+    _add_status(commands)
+    _add_reload(commands)
+    _add_stop(commands)
+    _add_cache(commands)
+    _add_demo(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser("run", help="serve in the foreground (the default)")
+    command.add_argument(
+        "--daemon", action="store_true", help="go into the background; return when the server is ready"
+    )
+    command.add_argument("--pidfile", metavar="PATH", help="write the master's process id to this file")
+    command.set_defaults(command="pfxhttpd.cli.run:run")
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
+        "check",
+        help="load and validate the configuration",
+        description="Loads the configuration and prints everything that is wrong with it, a line each."
+        " Exit code: 0 when nothing is wrong, else 78.",
+    )
+    command.set_defaults(command="pfxhttpd.cli.check:run")
+
+
+def _add_config(commands: Any) -> None:
+    command = commands.add_parser(
+        "config",
+        help="print the effective configuration, secrets hidden",
+        description="Prints the configuration as YAML, with defaults merged and the environment applied."
+        " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.",
+    )
+    command.set_defaults(command="pfxhttpd.cli.config:run")
+
+
+def _add_query(commands: Any) -> None:
+    command = commands.add_parser(
+        "query",
+        help="ask a running server, as Postfix does",
+        usage=_QUERY_USAGE,
+        description="Asks a running server, as Postfix does, and prints the reply."
+        " Exit code: 0 found, 1 not found, 75 temporary error, 69 permanent error.",
+    )
+    kinds = command.add_mutually_exclusive_group()
+    kinds.add_argument("--policy", metavar="NAME", help="ask this policy service")
+    kinds.add_argument(
+        "--sasl",
+        metavar="NAME",
+        help="log USER in at this SASL service; the password comes from a prompt or standard input",
+    )
+    command.add_argument(
+        "--address", metavar="WHERE", help="unix:/path or inet:host:port; default: the listener in the configuration"
+    )
+    command.add_argument(
+        "--timeout",
+        type=_timeout,
+        metavar="DURATION",
+        help="how long to wait for the reply (default: as long as Postfix does)",
+    )
+    command.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="MAP KEY, or ATTRIBUTE=VALUE..., or USER")
+    command.set_defaults(command="pfxhttpd.cli.query:run")
+
+
+def _add_status(commands: Any) -> None:
+    command = commands.add_parser("status", help="print what the workers of a running server are doing")
+    command.add_argument("--json", action="store_true", help="print a JSON object")
+    command.set_defaults(command="pfxhttpd.cli.status:run")
+
+
+def _add_reload(commands: Any) -> None:
+    command = commands.add_parser("reload", help="make a running server read its configuration again, and wait")
+    command.set_defaults(command="pfxhttpd.cli.control:reload")
+
+
+def _add_stop(commands: Any) -> None:
+    command = commands.add_parser("stop", help="stop a running server, and wait until it has ended")
+    command.set_defaults(command="pfxhttpd.cli.control:stop")
+
+
+def _add_cache(commands: Any) -> None:
+    command = commands.add_parser("cache", help="remove responses from the cache of a running server")
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    purge = actions.add_parser("purge", help="remove one key of a map, all of an entry, or everything")
+    purge.add_argument("name", nargs="?", metavar="NAME", help="the socket map or policy service")
+    purge.add_argument("key", nargs="?", metavar="KEY", help="the key of the socket map")
+    purge.set_defaults(command="pfxhttpd.cli.control:purge")
+
+
+def _add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="try it: run a small HTTP API and a server that asks it",
+        description="Runs a small HTTP API and a server that asks it, on loopback, until Ctrl-C.",
+    )
+    command.add_argument(
+        "--port",
+        type=_first_of_four_ports,
+        default=DEMO_PORT,
+        metavar="BASE",
+        help=f"the first of four consecutive ports to listen on (default {DEMO_PORT})",
+    )
+    command.set_defaults(command="pfxhttpd.cli.demo:run")
+
+
+def _timeout(text: str) -> float:
+    try:
+        timeout = seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not timeout:
+        raise argparse.ArgumentTypeError("must be longer than zero")
+    return timeout
+
+
+def _first_of_four_ports(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65532):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number from 1 to 65532")
+    return int(text)
