@@ -21,12 +21,12 @@ WAYS = pytest.mark.parametrize("made", [ours, stock], ids=["ours", "stock"])
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ours"), "Our CA")
+    return Authority(tmp_path_factory.mktemp("ours"))
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("theirs"), "Their CA")
+    return Authority(tmp_path_factory.mktemp("theirs"))
 
 
 @pytest.fixture

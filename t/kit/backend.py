@@ -18,7 +18,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
 
-from kit import leash
+from kit import proc
 from kit.answer import Answer, Keyed, Request, Rule, Series
 from kit.server import Server, ServerTls
 
@@ -76,7 +76,7 @@ class Backend(_Addressed):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         assert self._process.stdin and self._process.stdout
         pickle.dump({"tls": asdict(tls) if tls else None, "host": host, "record": record}, self._process.stdin)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-from kit.leash import die_with_parent
+from kit.proc import die_with_parent
 
 Result = TypeVar("Result")
 

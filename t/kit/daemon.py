@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from kit import leash
+from kit import proc
 from kit.logs import Log
 
 TREE = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def run(
         capture_output=True,
         text=True,
         timeout=timeout,
-        preexec_fn=leash.die_with_parent,
+        preexec_fn=proc.die_with_parent,
         **more,
     )
 
@@ -94,7 +94,7 @@ class Daemon:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         self.pid = self.process.pid
         assert self.process.stdout
@@ -120,7 +120,7 @@ class Daemon:
 
     def children(self) -> dict[int, str]:
         """Process id -> title of the master's living children."""
-        return {pid: leash.command_line(pid) for pid in leash.children(self.pid)}
+        return {pid: proc.command_line(pid) for pid in proc.running_children(self.pid)}
 
     def workers(self) -> list[int]:
         """The process ids of the workers, oldest first, told by their titles."""
@@ -135,7 +135,7 @@ class Daemon:
 
     def processes(self) -> list[int]:
         """Everything alive that the daemon's session holds, the master included."""
-        return leash.session_members(self.pid)
+        return proc.session_members(self.pid)
 
     def socket_files(self) -> list[Path]:
         """The Unix sockets below the temporary directory."""
@@ -190,7 +190,7 @@ class Daemon:
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        return {pid: leash.command_line(pid) for pid in left}
+        return {pid: proc.command_line(pid) for pid in left}
 
     def check_log(self) -> None:
         """Raises AssertionError when a traceback is in the log."""

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kit import leash, ports
+from kit import ports, proc
 
 USER = "Debian-exim"
 """The user that Debian's program is built for."""
@@ -76,7 +76,7 @@ class Exim:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         try:
             self._wait(timeout)
@@ -116,7 +116,7 @@ class Exim:
         except subprocess.TimeoutExpired:
             self._daemon.kill()
             self._daemon.wait()
-        for pid in leash.session_members(self._daemon.pid):
+        for pid in proc.session_members(self._daemon.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         if self._daemon.stderr:

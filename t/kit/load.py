@@ -22,7 +22,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from kit import leash
+from kit import proc
 from kit.clients import Address
 
 HERE = Path(__file__).resolve().parent
@@ -79,7 +79,7 @@ class Load:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         theirs.close()
         self._talk.send(Plan(address, clients, map_name, tuple(tokens)))

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kit import leash, ports
+from kit import ports, proc
 from kit.needs import program
 from kit.waiting import until
 
@@ -57,7 +57,7 @@ class Nginx:
         self._process = subprocess.Popen(
             [nginx, "-p", str(self._directory), "-e", "stderr", "-c", str(path)],
             stdin=subprocess.DEVNULL,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         try:
             until(self._serves, "nginx to serve")

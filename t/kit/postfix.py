@@ -73,7 +73,7 @@ master=$!
 wait "$master"
 """
 """Ends the master when its own standard input ends: with the test, however that ends. A signal of the kernel's at the
-parent's death (kit.leash) would not do, since the master changes its user id, which cancels it (prctl(2))."""
+parent's death (kit.proc.die_with_parent) would not do, since the master changes its user id, which cancels it (prctl(2))."""
 
 
 class Smtpd(NamedTuple):

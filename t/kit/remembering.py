@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from kit.leash import die_with_parent
+from kit.proc import die_with_parent
 from pfxhttpd.io.cache import directory as cache_directory
 from pfxhttpd.io.cache.server import CacheServer
 from pfxhttpd.io.scoreboard import CacheRow, Scoreboard

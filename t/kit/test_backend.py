@@ -160,7 +160,7 @@ def test_stopping_leaves_no_process():
 
 
 def test_tls_with_client_certificates(tmp_path: Path):
-    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other", "Other CA")
+    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
     pair = ours.server()
     client = ours.client("postmaster")
     with Backend(ServerTls(pair.certificate, pair.key, client_ca=ours.certificate)) as backend:

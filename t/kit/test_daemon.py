@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit import leash
+from kit import proc
 from kit.daemon import Daemon
 from kit.logs import Log
 
@@ -54,7 +54,7 @@ def test_a_good_one_passes(stand_in):
         assert len(daemon.children()) == 1 and len(daemon.processes()) == 2
         assert f"runtime_directory: {daemon.runtime_directory}" in daemon.config_path.read_text()
         assert daemon.log.find("Ready")
-    assert not leash.alive(daemon.pid)
+    assert not proc.is_running(daemon.pid)
     assert not daemon.directory.exists()
 
 
@@ -72,7 +72,7 @@ def test_sins_are_noticed_and_cleaned_up(stand_in, sin, complaint):
     members = daemon.processes()
     with pytest.raises(AssertionError, match=complaint):
         daemon.stop()
-    assert not [pid for pid in members if leash.alive(pid)]
+    assert not [pid for pid in members if proc.is_running(pid)]
     assert not daemon.directory.exists()
 
 
@@ -86,7 +86,7 @@ def test_a_failing_test_still_cleans_up(stand_in):
         with Daemon({"server": {}}, python=stand_in, arguments=("run", "orphan")) as daemon:
             members = daemon.processes()
             raise ZeroDivisionError
-    assert not [pid for pid in members if leash.alive(pid)]
+    assert not [pid for pid in members if proc.is_running(pid)]
 
 
 def test_signals_and_statuses_are_visible(stand_in):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from kit.child import in_child
-from kit.leash import die_with_parent
 from kit.logfmt import parse
+from kit.proc import die_with_parent
 
 from pfxhttpd.config.settings import Logging
 from pfxhttpd.io.log import Logger

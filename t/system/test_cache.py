@@ -12,12 +12,12 @@ from multiprocessing.connection import Client
 from typing import Any
 
 import pytest
-from kit import leash
+from kit import proc
 from kit.backend import Answer, Backend
 from kit.configuration import policy, socket_map
 from kit.fallback import NOISE, TENTH, cache, purge, slowest, wait_cache_serves, wait_cached
 from kit.operator import reload, serving, wait_status
-from kit.processes import frozen, kill
+from kit.proc import kill, suspended
 from kit.site import Site
 from kit.waiting import until
 
@@ -350,7 +350,7 @@ def test_a_cache_that_is_stopped_costs_nobody_a_tenth_of_a_second(
     assert alone.ask("map", "known") == "OK of known"
     wait_cached(alone.daemon, 1)
     backend.answer("/map", answer)
-    with frozen(alone.daemon.process_named("cache")), alone.client() as client:
+    with suspended(alone.daemon.process_named("cache")), alone.client() as client:
         longest = slowest(client, "map", KEYS, expected)
     print(f"slowest lookup with a stopped cache: {longest * 1000:.1f} ms")
     assert longest < TENTH + NOISE
@@ -413,7 +413,7 @@ def test_it_ends_with_its_master(backend: Backend) -> None:
         cache = site.daemon.process_named("cache")
         kill(site.daemon.pid)
         site.log.wait_end()
-        assert not leash.alive(cache)
+        assert not proc.is_running(cache)
         site.daemon.destroy()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
-from kit import daemon, leash, ports
+from kit import daemon, ports, proc
 from kit.clients import SocketMap
 from kit.daemon import Daemon
 from kit.needs import needs
@@ -114,7 +114,7 @@ def files(tmp_path: Path) -> Iterator[int]:
             tmp_path,
         ],
         stderr=subprocess.PIPE,
-        preexec_fn=leash.die_with_parent,
+        preexec_fn=proc.die_with_parent,
     )
     try:
         end = time.monotonic() + 10

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit import daemon, leash, ports
+from kit import daemon, ports, proc
 from kit.clients import SocketMap
 from kit.daemon import Daemon
 
@@ -141,7 +141,7 @@ def test_nothing_outlives_it_when_it_is_killed() -> None:
         end = time.monotonic() + 10
         while (left := process.processes()) and time.monotonic() < end:
             time.sleep(0.02)
-        assert [leash.command_line(pid) for pid in left] == []
+        assert [proc.command_line(pid) for pid in left] == []
     finally:
         process.destroy()
         subprocess.run(["rm", "-rf", str(directory)], check=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kit import leash, ports
+from kit import ports, proc
 from kit.backend import Backend
 from kit.clients import Policy, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
@@ -125,7 +125,7 @@ def test_two_sockets_from_systemd(api: Backend, tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         start_new_session=True,
         env=clean_environment(),
-        preexec_fn=leash.die_with_parent,
+        preexec_fn=proc.die_with_parent,
     )
     log = Log(process.stdout)
     try:
@@ -238,7 +238,7 @@ def test_a_whole_life(sysv: SysV) -> None:
     assert answers(sysv)
     second = sysv.pid
     assert sysv("stop") == 0
-    assert not leash.alive(second) and not sysv.pidfile.exists()
+    assert not proc.is_running(second) and not sysv.pidfile.exists()
     assert sysv("stop") == 0
     assert sysv("status") == 3
     assert sysv("reload") == 7
@@ -318,7 +318,7 @@ def test_it_serves_with_nothing_writable_and_no_new_code(api: Backend, tmp_path:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=leash.die_with_parent,
+        preexec_fn=proc.die_with_parent,
     )
     log = Log(process.stdout)
     try:

@@ -55,8 +55,7 @@ class Shop:
 
 def sizes(processes: dict[str, int]) -> dict[str, int]:
     """What each has for itself, in kB."""
-    found = {role: proc.memory(pid) for role, pid in processes.items()}
-    return {role: memory["Private_Dirty"] + memory["Private_Clean"] for role, memory in found.items()}
+    return {role: proc.private_memory(pid) // 1024 for role, pid in processes.items()}
 
 
 def descriptors(processes: dict[str, int]) -> dict[str, int]:

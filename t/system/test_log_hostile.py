@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kit import leash, ports
+from kit import ports, proc
 from kit.backend import Backend
 from kit.clients import Policy, Sasl, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
@@ -213,7 +213,7 @@ def test_mail_goes_on_without_a_log(output: str, tmp_path: Path) -> None:
             stdout=written,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         os.close(written)
         try:

@@ -17,7 +17,7 @@ from kit.backend import Backend, ThreadBackend
 from kit.clients import Sasl
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, WRONG, Logins, login
 from kit.needs import needs
-from kit.processes import resident
+from kit.proc import private_memory
 
 LIMIT = 65536
 """Bytes of a line, its line feed not counted."""
@@ -67,7 +67,7 @@ def alive(client: Sasl, number: int = 999) -> bool:
 def size(site: Logins) -> int:
     """The memory of all its processes, which root alone may look at."""
     needs("root")
-    return resident([site.daemon.pid, *site.daemon.children()])
+    return private_memory(site.daemon.pid, *site.daemon.children())
 
 
 # Long lines

@@ -18,7 +18,7 @@ from kit.backend import Backend
 from kit.clients import Closed, Sasl, SocketMap
 from kit.configuration import listener, socket_map
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, WRONG, Logins, login
-from kit.processes import frozen, kill, wait_end
+from kit.proc import kill, suspended, wait_end
 
 OK = f"user={ACCOUNT}"
 SOON = 1.0
@@ -91,7 +91,7 @@ def test_everybody_is_greeted_while_every_worker_waits_for_a_dead_backend(answer
 
 
 def test_everybody_is_greeted_while_every_worker_hangs(answers: Backend):
-    with site(answers) as logins, frozen(*logins.daemon.workers()):
+    with site(answers) as logins, suspended(*logins.daemon.workers()):
         assert max(greeted(logins) for _ in range(10)) < SOON
 
 

@@ -15,7 +15,7 @@ from kit.backend import Backend
 from kit.clients import Sasl
 from kit.logins import ACCOUNT, Logins, login
 from kit.needs import needs
-from kit.processes import memory_holds
+from kit.proc import memory_contains
 
 HELD = "held"
 MANY = 5
@@ -133,7 +133,7 @@ def test_nothing_shows_a_password(site: Logins, service: str, unix: bool):
     assert all(user in shown for user in USERS), "the log tells of all"
     assert {use for form, use in uses.items() if form in shown} == set()
     for pid in at_rest(site):
-        assert {uses[form.decode()] for form in memory_holds(pid, *map(str.encode, uses))} == set()
+        assert {uses[form.decode()] for form in memory_contains(pid, *map(str.encode, uses))} == set()
 
 
 def test_nothing_shows_a_password_while_the_backend_is_asked(site: Logins, backend: Backend):
@@ -171,9 +171,9 @@ def test_parking_never_has_a_password_that_came_in_one_piece(site: Logins):
         assert client.auth("LOGIN", half.user).startswith("CONT")
     parking = site.daemon.process_named("parking")
     forms = [form for password in (*passwords, *halves) for form in password.forms]
-    assert memory_holds(parking, *forms) == set()
+    assert memory_contains(parking, *forms) == set()
     names = [half.user.encode() for half in halves]
-    assert memory_holds(parking, *names), "the search finds what is there"
+    assert memory_contains(parking, *names), "the search finds what is there"
     for client in clients:
         client.close()
 
@@ -189,7 +189,7 @@ def test_nor_one_that_came_with_the_handshake(site: Logins):
     for client in clients:
         assert client.line() == f"OK\t1\tuser={ACCOUNT}"
     forms = [form for password in passwords for form in password.forms]
-    assert memory_holds(site.daemon.process_named("parking"), *forms) == set()
+    assert memory_contains(site.daemon.process_named("parking"), *forms) == set()
     for client in clients:
         client.close()
 
@@ -206,7 +206,7 @@ def test_what_passes_through_parking_is_the_rest_of_a_line(site: Logins):
     for other in others:
         assert other.plain("ann", Password().text) == f"OK\t1\tuser={ACCOUNT}"
         assert other.plain("ann", Password().text) == f"OK\t2\tuser={ACCOUNT}"
-    assert memory_holds(site.daemon.process_named("parking"), password.forms[1]) == {password.forms[1]}
+    assert memory_contains(site.daemon.process_named("parking"), password.forms[1]) == {password.forms[1]}
     slow.send_raw(line[-4:])
     assert slow.line() == f"OK\t1\tuser={ACCOUNT}"
     for client in (slow, *others):

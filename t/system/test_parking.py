@@ -173,7 +173,7 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_fills_no_memory(serve, 
     daemon = hall.daemon
     with hall.map() as deaf, hall.map() as other:
         assert other.ask("map", "k") == "OK small"
-        resident = {pid: proc.memory(pid)["Rss"] for pid in daemon.children()}
+        resident = {pid: proc.resident_memory(pid) for pid in daemon.children()}
         sent = 0
         # What it sends is taken until its answers no longer are: it stops at the kernel's full buffers, both ways.
         deaf.socket.settimeout(0.5)
@@ -187,7 +187,7 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_fills_no_memory(serve, 
             assert other.ask("map", "k") == "OK small"
         assert backend.count("/map") == answered + 20, "it still works for the client that does not read"
         for pid, before in resident.items():
-            assert proc.memory(pid)["Rss"] < before + 8 * 1024, daemon.children()[pid]
+            assert proc.resident_memory(pid) < before + 8 * 1024 * 1024, daemon.children()[pid]
         deaf.socket.settimeout(10.0)
         for _ in range(answered):
             assert deaf.reply() == "OK " + value
@@ -229,9 +229,9 @@ def test_as_many_clients_as_workers_need_no_parking(serve, backend, nginx):
     parking = hall.daemon.process_named("parking")
     with Load(("127.0.0.1", hall.maps), WORKERS, "fixed") as load:
         load.wait_each(50)
-        before = proc.switches(parking)
+        before = proc.sleeps(parking)
         load.wait_each(500)
-        assert proc.switches(parking) - before <= 10
+        assert proc.sleeps(parking) - before <= 10
         assert load.finish().flawless()
 
 
@@ -244,11 +244,11 @@ def test_a_lone_client_stays_with_its_worker_while_others_come_and_go_silently(s
         for number in range(5):
             for client in clients:
                 assert client.ask("map", f"{number}") == f"OK {number}"
-        before = proc.switches(parking)
+        before = proc.sleeps(parking)
         for number in range(100):
             for client in clients:
                 assert client.ask("map", f"{number}") == f"OK {number}"
-        assert proc.switches(parking) - before <= 10
+        assert proc.sleeps(parking) - before <= 10
         assert len([worker for worker in status(hall.daemon)["workers"] if worker["requests"]]) == WORKERS
 
 

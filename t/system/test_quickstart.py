@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit import daemon, leash, ports
+from kit import daemon, ports, proc
 from kit.clients import SocketMap
 from kit.logs import Log
 
@@ -56,7 +56,7 @@ def run(script: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
         text=True,
         timeout=2 * PATIENCE,
         stdin=subprocess.DEVNULL,
-        preexec_fn=leash.die_with_parent,
+        preexec_fn=proc.die_with_parent,
     )
 
 
@@ -107,13 +107,13 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=leash.die_with_parent,
+            preexec_fn=proc.die_with_parent,
         )
         assert self.process.stdout
         self.log = Log(self.process.stdout)
 
     def destroy(self) -> None:
-        for pid in leash.session_members(self.process.pid):
+        for pid in proc.session_members(self.process.pid):
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
@@ -140,7 +140,7 @@ def test_it_runs_until_it_is_told_to_stop(running: Running, number: int, everybo
         else:
             running.process.send_signal(number)
         assert running.process.wait(30) == 0
-    assert leash.session_members(running.process.pid) == []
+    assert proc.session_members(running.process.pid) == []
     assert not running.log.find("Traceback|KeyboardInterrupt|level=ERROR")
 
 

@@ -10,7 +10,7 @@ import socket
 import threading
 
 import pytest
-from kit import leash, ports, proc
+from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Policy, Sasl, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
@@ -160,11 +160,11 @@ def test_a_request_in_hand_is_finished_by_the_configuration_that_took_it(serve, 
         reload(daemon, config("/new"))
         assert other.ask("map", "k") == "OK new"
         patient.send("map", "again")
-        assert leash.alive(worker)
+        assert proc.is_running(worker)
         backend.release("old")
         assert patient.reply() == "OK old"
         assert patient.reply() == "OK new", "what was asked after the reload was answered by the old configuration"
-        until(lambda: not leash.alive(worker), "the old worker to leave")
+        until(lambda: not proc.is_running(worker), "the old worker to leave")
 
 
 # -- listeners ----------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_a_worker_of_the_new_configuration_that_dies_ends_the_reload(serve, ngin
         processes, descriptors = shop.processes(), sorted(proc.descriptors(daemon.pid))
         daemon.write(shop.config("two", listener("socket_map", "more", port), worker_pool={"max_workers": 40}))
         question = Question(daemon.runtime_directory, {"command": "reload"})
-        os.kill(proc.wait_newborn(daemon.pid, set(processes)), signal.SIGKILL)
+        os.kill(proc.wait_new_child(daemon.pid, set(processes)), signal.SIGKILL)
         answer = question.answer()
         assert not answer["ok"] and "did not come up" in answer["reason"]
         daemon.log.wait_for("Reload failed.*did not come up")
@@ -427,7 +427,7 @@ def test_a_reload_for_which_there_are_no_descriptors_fails(serve, nginx):
     with shop.client() as client:
         assert client.ask("map", "k") == "OK one k"
         processes, descriptors = shop.processes(), sorted(proc.descriptors(daemon.pid))
-        with proc.limited(daemon.pid, descriptors=len(descriptors) + 4):
+        with proc.limited_descriptors(daemon.pid, len(descriptors) + 4):
             with pytest.raises(Refusal, match="[Tt]oo many open files"):
                 reload(daemon, shop.config("two"))
             until(lambda: shop.processes() == processes, "the new workers to be gone")
@@ -460,7 +460,7 @@ def test_a_reload_that_comes_during_another_sees_the_newest_file(serve, nginx):
     known = set(shop.processes())
     daemon.write(shop.config("two", worker_pool={"max_workers": 40}))
     first = Question(daemon.runtime_directory, {"command": "reload"})
-    born = proc.wait_newborn(daemon.pid, known)
+    born = proc.wait_new_child(daemon.pid, known)
     os.kill(born, signal.SIGSTOP)
     daemon.write(shop.config("three"))
     second = Question(daemon.runtime_directory, {"command": "reload"})
@@ -479,7 +479,7 @@ def test_a_stop_during_a_reload_ends_both(serve, nginx, number):
     known = set(shop.processes())
     daemon.write(shop.config("two", worker_pool={"max_workers": 40}))
     questions = [Question(daemon.runtime_directory, {"command": "reload"})]
-    os.kill(proc.wait_newborn(daemon.pid, known), signal.SIGSTOP)
+    os.kill(proc.wait_new_child(daemon.pid, known), signal.SIGSTOP)
     questions.append(Question(daemon.runtime_directory, {"command": "reload"}))
     status(daemon)  # by now the second has been heard
     daemon.send_signal(number)

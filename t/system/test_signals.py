@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from kit import leash, ports, proc
+from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Address, Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
@@ -99,7 +99,7 @@ def test_a_stop_lets_the_request_in_hand_finish(serve, backend, tmp_path, how):
         shop.daemon.log.wait_for("Stopping")
         for address in (("127.0.0.1", shop.port), ("127.0.0.1", shop.logins), shop.path):
             until(lambda: refuses(address), f"{address} to refuse")
-        assert leash.alive(shop.daemon.pid)
+        assert proc.is_running(shop.daemon.pid)
         backend.release(how)
         assert client.reply() == f"OK {how}"
         assert client.closed() and silent.closed() and login.closed()
@@ -124,9 +124,9 @@ def test_a_stopping_server_burns_no_processor(serve, backend, tmp_path):
         shop.daemon.send_signal(signal.SIGTERM)
         shop.daemon.log.wait_for("Stopping")
         until(lambda: len(shop.daemon.processes()) == 3, "all but master, parking and the busy worker to leave")
-        before = {pid: proc.ticks(pid) for pid in shop.daemon.processes()}
+        before = {pid: proc.cpu_ticks(pid) for pid in shop.daemon.processes()}
         assert client.quiet(1.0)
-        spent = {shop.daemon.children().get(pid, "master"): proc.ticks(pid) - then for pid, then in before.items()}
+        spent = {shop.daemon.children().get(pid, "master"): proc.cpu_ticks(pid) - then for pid, then in before.items()}
         assert all(ticks <= 2 for ticks in spent.values()), spent
         backend.release("shut")
         assert client.reply() == "OK shut"

@@ -8,7 +8,7 @@ import socket
 import sys
 
 import pytest
-from kit import leash, ports
+from kit import ports, proc
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener, socket_map
 from kit.daemon import Daemon
@@ -151,7 +151,7 @@ def test_signals_that_were_blocked_at_the_start_are_heard(serve):
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait() == 0
     daemon.stop()
-    assert not leash.alive(daemon.pid)
+    assert not proc.is_running(daemon.pid)
 
 
 def test_a_start_for_which_there_are_no_descriptors_is_refused(serve, tmp_path):

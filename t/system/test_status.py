@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 
-from kit import leash, ports, proc
+from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
@@ -44,7 +44,7 @@ class Shop:
 
 def test_the_title_of_each_process_tells_what_it_does(serve, backend):
     shop = Shop(serve, backend, "titles", response_cache={"enabled": True})
-    master = leash.command_line(shop.daemon.pid)
+    master = proc.command_line(shop.daemon.pid)
     assert master == f"pfxhttpd: master {shop.daemon.config_path}"
     quiet = [
         "pfxhttpd: cache",
@@ -166,7 +166,7 @@ def test_whoever_has_nothing_to_do_uses_no_processor(serve, backend):
         for client in clients:
             assert client.ask("users", "k") == "OK x"
         until(lambda: "pfxhttpd: parking 19 clients" in shop.titles(), "titles to settle")
-        before = {pid: proc.ticks(pid) for pid in (shop.daemon.pid, *shop.daemon.children())}
+        before = {pid: proc.cpu_ticks(pid) for pid in (shop.daemon.pid, *shop.daemon.children())}
         assert clients[0].quiet(2.0)
-        spent = {leash.command_line(pid): proc.ticks(pid) - ticks for pid, ticks in before.items()}
+        spent = {proc.command_line(pid): proc.cpu_ticks(pid) - ticks for pid, ticks in before.items()}
     assert all(ticks <= 1 for ticks in spent.values()), spent

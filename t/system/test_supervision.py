@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from kit import leash, ports, proc
+from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
@@ -225,7 +225,7 @@ def test_one_that_dies_at_start_again_and_again_is_retried_with_growing_pauses(s
         for _ in range(4):
             os.kill(victim, signal.SIGKILL)
             died = time.monotonic()
-            victim = proc.wait_newborn(daemon.pid, known)
+            victim = proc.wait_new_child(daemon.pid, known)
             pauses.append(time.monotonic() - died)
             known.add(victim)
             assert client.ask("slow", "meanwhile") == "OK meanwhile"
@@ -241,7 +241,7 @@ def test_a_master_that_cannot_fork_goes_on_trying(serve, backend):
     with shop.client() as client:
         assert client.ask("slow", "k") == "OK k"
         victim = idle_worker(daemon)
-        with proc.limited(daemon.pid, descriptors=3):
+        with proc.limited_descriptors(daemon.pid, 3):
             os.kill(victim, signal.SIGKILL)
             daemon.log.wait_for("Process cannot be started.*Too many open files")
             assert client.ask("slow", "meanwhile") == "OK meanwhile"
@@ -257,7 +257,7 @@ def test_a_start_that_fails_leaves_nothing(serve):
         ),
         ready=False,
     )
-    os.kill(proc.wait_newborn(daemon.pid, set(), timeout=20), signal.SIGKILL)
+    os.kill(proc.wait_new_child(daemon.pid, set(), timeout=20), signal.SIGKILL)
     assert daemon.wait() == os.EX_SOFTWARE
     daemon.log.wait_end()
     assert daemon.log.find("^pfxhttpd: .* did not come up$") and not daemon.log.find("msg=.?Ready")
@@ -286,7 +286,7 @@ def test_workers_retire_after_their_number_of_requests(serve, backend):
                     # The worker has asked for a successor or not: the second answer comes after the master heard it.
                     relieved = [status(shop.daemon) for _ in range(3)][-1]["workers"]
                     if len(relieved) > 1 or relieved[0]["pid"] != worker:
-                        until(lambda: not leash.alive(worker), "the old worker to leave")
+                        until(lambda: not proc.is_running(worker), "the old worker to leave")
             served.append(count)
     assert all(LIMIT <= count <= LIMIT + LIMIT // 10 + 1 for count in served), served
     assert len(set(served)) > 1, "all retire at once"
@@ -314,11 +314,11 @@ def test_a_successor_that_dies_is_replaced(serve, backend):
     with shop.client() as client:
         for number in range(11):
             assert client.ask("slow", f"k{number}") == f"OK k{number}"
-        first = proc.wait_newborn(daemon.pid, known)
+        first = proc.wait_new_child(daemon.pid, known)
         os.kill(first, signal.SIGKILL)
         daemon.log.wait_for("Process died")
         assert client.ask("slow", "meanwhile") == "OK meanwhile"
-        until(lambda: not leash.alive(tired), "the tired worker to leave")
+        until(lambda: not proc.is_running(tired), "the tired worker to leave")
         assert client.ask("slow", "after") == "OK after"
         assert first not in daemon.workers()
 
@@ -356,7 +356,7 @@ def test_a_worker_that_is_stuck_in_a_request_is_killed_and_replaced(serve, backe
         assert other.ask("slow", "meanwhile") == "OK meanwhile"
         daemon.log.wait_for(f"Worker is stuck.*pid={stuck}.*entry=slow", timeout=15)
         assert unlucky.closed()
-        until(lambda: not leash.alive(stuck), "it to be gone")
+        until(lambda: not proc.is_running(stuck), "it to be gone")
         wait_status(daemon, serving(2), "another to take its place")
         assert other.ask("slow", "after") == "OK after"
 
@@ -367,7 +367,7 @@ def test_a_stopped_worker_that_is_idle_holds_nobody_up(serve, backend):
     stopped = shop.daemon.workers()[:-1]
     for worker in stopped:
         os.kill(worker, signal.SIGSTOP)
-    until(lambda: all(proc.state(worker) == "T" for worker in stopped), "three workers to stop")
+    until(lambda: all(proc.is_stopped(worker) for worker in stopped), "three workers to stop")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(shop.client()) for _ in range(3 * WORKERS)]
         for _ in range(3):

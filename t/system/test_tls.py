@@ -18,12 +18,12 @@ from kit.site import Site
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ours"), "Our CA")
+    return Authority(tmp_path_factory.mktemp("ours"))
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("theirs"), "Their CA")
+    return Authority(tmp_path_factory.mktemp("theirs"))
 
 
 def secure(pair: Pair, **more: Any) -> Backend:
