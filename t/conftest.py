@@ -27,12 +27,9 @@ LOG_TAIL = 200
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """The variable by which coverage measures the programs that a process starts; set when pytest runs with --cov."""
 
-MEASURED = (
-    "test_cache", "test_commands", "test_descent", "test_listeners", "test_login_life", "test_parking", "test_policy",
-    "test_pools", "test_reload", "test_signals", "test_socket_map", "test_start", "test_status", "test_supervision",
-)  # fmt: skip
+MEASURED = ("test_cache", "test_reload", "test_signals", "test_start")
 """The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
-leave little of it unvisited, so the others go without: what is reported is a lower bound."""
+execute most of what the unit tests do not. The others go without, so what is reported is a lower bound."""
 
 _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
@@ -61,7 +58,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def _children_are_measured(item: pytest.Item) -> bool:
-    return "system" not in item.path.parts or (item.path.stem in MEASURED and not _runs_alone(item))
+    """No server is that has to bear a load, which nginx answers."""
+    return "system" not in item.path.parts or (
+        item.path.stem in MEASURED and "nginx" not in getattr(item, "fixturenames", ())
+    )
 
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:

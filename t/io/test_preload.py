@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_jailed(root: str) -> dict[str, object]:
     """What `kit.jailed` found, in a fresh interpreter."""
     environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 't'}"}
+    environ.pop("COVERAGE_PROCESS_CONFIG", None)  # coverage imports modules late, too
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning", "-m", "kit.jailed", root],
         env=environ,
