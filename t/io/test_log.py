@@ -20,7 +20,7 @@ import pytest
 from kit import logfmt
 from kit.child import in_child
 from kit.deadline import deadline
-from kit.leash import die_with_parent
+from kit.proc import die_with_parent
 from kit.needs import needs
 
 from pfxhttpd.config.settings import Logging
