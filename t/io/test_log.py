@@ -20,8 +20,8 @@ import pytest
 from kit import logfmt
 from kit.child import in_child
 from kit.deadline import deadline
-from kit.proc import die_with_parent
 from kit.needs import needs
+from kit.proc import die_with_parent
 
 from pfxhttpd.config.settings import Logging
 from pfxhttpd.io.log import FACILITIES, Logger
