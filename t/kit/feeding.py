@@ -1,4 +1,4 @@
-"""Feeding a parser the way a network does: the same bytes in one piece, one by one, cut anywhere, with more behind them."""
+"""Feeds a parser as a network does: the same bytes in one piece, one by one, and split at any position."""
 
 from __future__ import annotations
 
@@ -7,62 +7,65 @@ from typing import Any, NamedTuple
 
 from pfxhttpd.wire import ProtocolError
 
-Take = Callable[[bytes], "tuple[Any, int] | None"]
+Parse = Callable[[bytes], "tuple[Any, int] | None"]
 
 
-class Heard(NamedTuple):
-    """What a reader has made of its bytes: the messages, the bytes left over, and whether it had to hang up."""
+class Parsed(NamedTuple):
+    """The messages parsed, the bytes left over, and whether the parser raised ProtocolError."""
 
     messages: list[Any]
     rest: bytes
     malformed: bool
 
 
-def hear(take: Take, pieces: Iterable[bytes]) -> Heard:
-    """A reader's life: each piece is put behind what is left of the last, and messages are taken while there are any."""
+def feed(parse: Parse, pieces: Iterable[bytes]) -> Parsed:
+    """Appends each piece to a buffer and parses messages from its start as long as there are any."""
     messages: list[Any] = []
     buffer = b""
     for piece in pieces:
         buffer += piece
         try:
-            while taken := take(buffer):
-                message, used = taken
+            while parsed := parse(buffer):
+                message, used = parsed
                 assert 0 < used <= len(buffer)
                 messages.append(message)
                 buffer = buffer[used:]
         except ProtocolError as error:
-            assert str(error).isprintable() and 0 < len(str(error)) <= 80
-            return Heard(messages, b"", True)
-    return Heard(messages, buffer, False)
+            reason = str(error)
+        else:
+            continue
+        assert reason.isprintable() and 0 < len(reason) <= 80
+        return Parsed(messages, b"", True)
+    return Parsed(messages, buffer, False)
 
 
-def ways(data: bytes) -> Iterator[list[bytes]]:
-    """The data in one piece, byte by byte, and cut in two at every place."""
+def splits(data: bytes) -> Iterator[list[bytes]]:
+    """The data in one piece, byte by byte, and in two pieces for every position."""
     yield [data]
-    yield [data[place : place + 1] for place in range(len(data))]
-    for place in range(1, len(data)):
-        yield [data[:place], data[place:]]
+    yield [data[position : position + 1] for position in range(len(data))]
+    for position in range(1, len(data)):
+        yield [data[:position], data[position:]]
 
 
-def hear_every_way(take: Take, data: bytes) -> Heard:
-    """What the reader hears, which must be the same whatever way the data comes in."""
-    expected = hear(take, [data])
-    for pieces in ways(data):
-        assert hear(take, pieces) == expected, pieces
+def feed_every_split(parse: Parse, data: bytes) -> Parsed:
+    """The result of feeding the data, which must be the same however the data are split."""
+    expected = feed(parse, [data])
+    for pieces in splits(data):
+        assert feed(parse, pieces) == expected, pieces
     return expected
 
 
-def calls_at(whole: Callable[[bytes, int], bool], data: bytes) -> int | None:
-    """After how many of the bytes, one by one, `whole` asks that somebody looks; None if never. Each byte is asked about once."""
+def completes_at(is_complete: Callable[[bytes, int], bool], data: bytes) -> int | None:
+    """The number of bytes after which `is_complete` is true if the data arrive byte by byte; None if it never is."""
     for size in range(len(data) + 1):
-        if whole(data[:size], max(0, size - 1)):
+        if is_complete(data[:size], max(0, size - 1)):
             return size
     return None
 
 
-def must_look(take: Take, data: bytes) -> bool:
-    """What `whole` has to say: there is a message, or there can never be one."""
+def is_decided(parse: Parse, data: bytes) -> bool:
+    """What `is_complete` should return: whether `parse` returns a message or raises ProtocolError."""
     try:
-        return take(data) is not None
+        return parse(data) is not None
     except ProtocolError:
         return True

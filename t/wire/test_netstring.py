@@ -1,28 +1,28 @@
-"""Netstrings: what is one, what can still become one, and what never can."""
+"""Netstrings: valid ones, incomplete ones, and bytes that cannot become one."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from kit.feeding import hear_every_way, must_look
+from kit.feeding import feed_every_split, is_decided
 
 from pfxhttpd.wire import ProtocolError, netstring
 
 LIMIT = 100_000
 
 
-def take(buffer: bytes) -> tuple[bytes, int] | None:
+def parse(buffer: bytes) -> tuple[bytes, int] | None:
     return netstring.parse(buffer, LIMIT)
 
 
-def hopeless(buffer: bytes, limit: int) -> bool:
-    """The definition, byte by byte and without a thought for speed: can no netstring begin with these bytes?"""
+def is_malformed(buffer: bytes, limit: int) -> bool:
+    """Whether no netstring can start with these bytes, by the definition, byte by byte."""
     length = ""
-    for place, byte in enumerate(buffer):
+    for position, byte in enumerate(buffer):
         letter = chr(byte)
         if letter == ":" and length:
-            end = place + 1 + int(length)
+            end = position + 1 + int(length)
             return end < len(buffer) and buffer[end] != ord(",")
         if letter not in "0123456789" or length == "0" or int(length + letter) > limit:
             return True
@@ -42,15 +42,15 @@ def hopeless(buffer: bytes, limit: int) -> bool:
         (b"1:\x00,", b"\x00", 4),
     ],
 )
-def test_a_netstring_is_taken(buffer: bytes, payload: bytes, used: int) -> None:
-    assert take(buffer) == (payload, used)
+def test_a_netstring(buffer: bytes, payload: bytes, used: int) -> None:
+    assert parse(buffer) == (payload, used)
 
 
 @pytest.mark.parametrize(
     "buffer", [b"", b"0", b"0:", b"5", b"5:", b"5:hell", b"5:hello", b"99999", b"100000", b"100000:x"]
 )
 def test_more_bytes_are_needed(buffer: bytes) -> None:
-    assert take(buffer) is None
+    assert parse(buffer) is None
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_more_bytes_are_needed(buffer: bytes) -> None:
         (b"0:x", "comma"),
     ],
 )
-def test_what_can_never_be_one_is_malformed_at_once(buffer: bytes, reason: str) -> None:
+def test_malformed_bytes_are_refused_at_once(buffer: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
-        take(buffer)
+        parse(buffer)
 
 
-def test_the_limit_is_the_payloads_length() -> None:
+def test_the_limit_is_that_of_the_payload() -> None:
     assert netstring.parse(b"3:abc,", 3) == (b"abc", 6)
     with pytest.raises(ProtocolError):
         netstring.parse(b"3:abc,", 2)
@@ -94,42 +94,42 @@ def test_the_limit_is_the_payloads_length() -> None:
     with pytest.raises(ProtocolError):
         netstring.parse(b"1", 0)
     largest = netstring.encode(b"x" * LIMIT)
-    assert take(largest) == (b"x" * LIMIT, len(largest))
+    assert parse(largest) == (b"x" * LIMIT, len(largest))
 
 
-def test_a_written_length_reserves_nothing() -> None:
+def test_no_memory_is_allocated_for_a_length() -> None:
     assert netstring.parse(b"999999999:", 10**9) is None
 
 
 @given(some.lists(some.binary(max_size=30), max_size=4), some.binary(max_size=5))
-def test_netstrings_in_a_row_come_out_whatever_way_they_come_in(payloads: list[bytes], behind: bytes) -> None:
+def test_the_split_of_netstrings_in_a_row_does_not_matter(payloads: list[bytes], trailing: bytes) -> None:
     data = b"".join([netstring.encode(payload) for payload in payloads])
-    heard = hear_every_way(take, data)
-    assert heard == (payloads, b"", False)
-    with_more = hear_every_way(take, data + behind)
-    assert with_more.messages[: len(payloads)] == payloads
+    parsed = feed_every_split(parse, data)
+    assert parsed == (payloads, b"", False)
+    with_trailing = feed_every_split(parse, data + trailing)
+    assert with_trailing.messages[: len(payloads)] == payloads
 
 
-NEARLY = some.text("0123456789:,-+ x", max_size=14).map(str.encode) | some.binary(max_size=14)
+ALMOST_VALID = some.text("0123456789:,-+ x", max_size=14).map(str.encode) | some.binary(max_size=14)
 
 
-@given(NEARLY, some.sampled_from([0, 1, 3, 10, 99, 12345]))
-def test_hopeless_bytes_are_refused_and_no_others(buffer: bytes, limit: int) -> None:
+@given(ALMOST_VALID, some.sampled_from([0, 1, 3, 10, 99, 12345]))
+def test_malformed_bytes_are_refused_and_no_others(buffer: bytes, limit: int) -> None:
     try:
         netstring.parse(buffer, limit)
         refused = False
     except ProtocolError:
         refused = True
-    assert refused == hopeless(buffer, limit)
+    assert refused == is_malformed(buffer, limit)
 
 
-@given(NEARLY)
-def test_nonsense_is_heard_the_same_whatever_way_it_comes_in(data: bytes) -> None:
-    hear_every_way(take, data)
+@given(ALMOST_VALID)
+def test_the_split_of_malformed_netstrings_does_not_matter(data: bytes) -> None:
+    feed_every_split(parse, data)
 
 
 @given(some.binary(max_size=2000))
-def test_what_is_encoded_is_taken_again(payload: bytes) -> None:
+def test_an_encoded_payload_is_parsed_again(payload: bytes) -> None:
     encoded = netstring.encode(payload)
-    assert take(encoded) == (payload, len(encoded))
-    assert not any(must_look(take, encoded[:size]) for size in range(len(encoded)))
+    assert parse(encoded) == (payload, len(encoded))
+    assert not any(is_decided(parse, encoded[:size]) for size in range(len(encoded)))

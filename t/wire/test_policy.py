@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
-from kit.feeding import calls_at, hear, hear_every_way, must_look
+from kit.feeding import completes_at, feed, feed_every_split, is_decided
 
 from pfxhttpd.wire import ProtocolError, policy
 
@@ -31,12 +31,12 @@ def test_a_request_of_postfix() -> None:
     assert attributes["queue_id"] == ""
 
 
-def test_a_request_of_postfix_comes_out_whatever_way_it_comes_in() -> None:
+def test_the_split_of_a_request_of_postfix_does_not_matter() -> None:
     attributes, _ = policy.parse(POSTFIX_REQUEST)
-    assert hear_every_way(policy.parse, POSTFIX_REQUEST) == ([attributes], b"", False)
-    assert hear_every_way(policy.parse, POSTFIX_REQUEST + b"request=x") == ([attributes], b"request=x", False)
-    assert hear(policy.parse, [POSTFIX_REQUEST * 3]) == ([attributes] * 3, b"", False)
-    assert calls_at(policy.is_complete, POSTFIX_REQUEST) == len(POSTFIX_REQUEST)
+    assert feed_every_split(policy.parse, POSTFIX_REQUEST) == ([attributes], b"", False)
+    assert feed_every_split(policy.parse, POSTFIX_REQUEST + b"request=x") == ([attributes], b"request=x", False)
+    assert feed(policy.parse, [POSTFIX_REQUEST * 3]) == ([attributes] * 3, b"", False)
+    assert completes_at(policy.is_complete, POSTFIX_REQUEST) == len(POSTFIX_REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_values(data: bytes, attributes: dict[str, str]) -> None:
     assert policy.parse(data) == (attributes, len(data))
 
 
-def test_a_repeated_name_keeps_its_place_and_has_its_last_value() -> None:
+def test_a_repeated_name_keeps_its_position_and_has_its_last_value() -> None:
     attributes, _ = policy.parse(b"a=1\nb=2\na=3\n\n")
     assert list(attributes.items()) == [("a", "3"), ("b", "2")]
 
@@ -92,7 +92,7 @@ def test_a_malformed_request(data: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         policy.parse(data)
     assert policy.is_complete(data)
-    assert hear_every_way(policy.parse, data).malformed
+    assert feed_every_split(policy.parse, data).malformed
 
 
 def test_the_largest_request() -> None:
@@ -125,34 +125,34 @@ VALUES = some.text(some.characters(exclude_characters="\n", exclude_categories=(
 REQUESTS = some.dictionaries(NAMES, VALUES, min_size=1, max_size=5)
 
 
-def written(attributes: dict[str, str]) -> bytes:
+def encoded(attributes: dict[str, str]) -> bytes:
     return b"".join([f"{name}={value}\n".encode() for name, value in attributes.items()]) + b"\n"
 
 
 @given(some.lists(REQUESTS, max_size=3), some.binary(max_size=6))
-def test_requests_in_a_row_come_out_whatever_way_they_come_in(requests: list[dict[str, str]], behind: bytes) -> None:
-    data = b"".join(map(written, requests))
-    heard = hear_every_way(policy.parse, data)
-    assert heard == (requests, b"", False)
-    assert [list(message) for message in heard.messages] == [list(request) for request in requests]
-    assert hear_every_way(policy.parse, data + behind).messages[: len(requests)] == requests
+def test_the_split_of_pipelined_requests_does_not_matter(requests: list[dict[str, str]], trailing: bytes) -> None:
+    data = b"".join(map(encoded, requests))
+    parsed = feed_every_split(policy.parse, data)
+    assert parsed == (requests, b"", False)
+    assert [list(message) for message in parsed.messages] == [list(request) for request in requests]
+    assert feed_every_split(policy.parse, data + trailing).messages[: len(requests)] == requests
 
 
-NEARLY = some.text("a=\n\r\x00é", max_size=20).map(str.encode) | some.binary(max_size=20) | REQUESTS.map(written)
+ALMOST_VALID = some.text("a=\n\r\x00é", max_size=20).map(str.encode) | some.binary(max_size=20) | REQUESTS.map(encoded)
 
 
-@given(NEARLY)
+@given(ALMOST_VALID)
 @example(b"a=b\n\nx")
-def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
-    expected = next((size for size in range(len(data) + 1) if must_look(policy.parse, data[:size])), None)
-    assert calls_at(policy.is_complete, data) == expected
-    assert policy.is_complete(data) == must_look(policy.parse, data)
+def test_is_complete_agrees_with_parse(data: bytes) -> None:
+    expected = next((size for size in range(len(data) + 1) if is_decided(policy.parse, data[:size])), None)
+    assert completes_at(policy.is_complete, data) == expected
+    assert policy.is_complete(data) == is_decided(policy.parse, data)
 
 
-@given(NEARLY, some.binary(max_size=8))
-def test_nonsense_is_heard_the_same_whatever_way_it_comes_in(data: bytes, behind: bytes) -> None:
-    if hear_every_way(policy.parse, data).malformed:
-        assert hear(policy.parse, [data + behind]).malformed
+@given(ALMOST_VALID, some.binary(max_size=8))
+def test_the_split_of_malformed_requests_does_not_matter(data: bytes, trailing: bytes) -> None:
+    if feed_every_split(policy.parse, data).malformed:
+        assert feed(policy.parse, [data + trailing]).malformed
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_nonsense_is_heard_the_same_whatever_way_it_comes_in(data: bytes, behind
     ["OK", "DUNNO", "dunno", "REJECT", "REJECT text", "reject_unauth_destination", "permit_mynetworks, reject", "450 4.7.1 text",
      "450 4.7.1", "550 text", "421 x", "450\ttab", "450   text", "PREPEND X-A: b", "REDIRECT a@b", "REJECT grün", "k9"],
 )  # fmt: skip
-def test_an_action_that_postfix_obeys(action: str) -> None:
+def test_a_valid_action(action: str) -> None:
     assert policy.valid_action(action)
     assert policy.encode(action) == b"action=" + action.replace("\t", " ").encode() + b"\n\n"
 
@@ -170,7 +170,7 @@ def test_an_action_that_postfix_obeys(action: str) -> None:
     ["", " ", "\n", "4", "45", "450", "450 ", "450\n", "450 \n", "450\x00", "550\t", "200", "250 ok", "600 x", "4500 x", "45 x",
      "45x text", "4.7.1 text", "12345", "0", "-1", "450-text", "450text", " OK", "{ permit }", "/x", "Ökay", "\ufeffOK", "٤٥٠ x", "45٠ x"],
 )  # fmt: skip
-def test_an_action_that_postfix_might_take_for_a_permission_is_never_sent(action: str) -> None:
+def test_an_action_that_postfix_could_treat_as_permission_is_never_sent(action: str) -> None:
     with pytest.raises(ValueError, match="not an action"):
         policy.encode(action)
 

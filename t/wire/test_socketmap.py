@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
-from kit.feeding import calls_at, hear_every_way, must_look
+from kit.feeding import completes_at, feed_every_split, is_decided
 
 from pfxhttpd.wire import ProtocolError, netstring, socketmap
 from pfxhttpd.wire.socketmap import BadQuery, Query, SocketMapReply
@@ -16,7 +16,7 @@ LIMIT = 100_000
 ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=40)
 
 
-def ask(payload: bytes) -> Query | BadQuery:
+def parse_one(payload: bytes) -> Query | BadQuery:
     encoded = netstring.encode(payload)
     query, used = socketmap.parse(encoded + b"9:trailing")
     assert used == len(encoded)
@@ -40,8 +40,8 @@ def ask(payload: bytes) -> Query | BadQuery:
     ],
 )
 def test_the_name_ends_at_the_first_space(payload: bytes, name: str, key: str) -> None:
-    assert ask(payload) == Query(name, key)
-    assert type(ask(payload)) is Query
+    assert parse_one(payload) == Query(name, key)
+    assert type(parse_one(payload)) is Query
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_the_name_ends_at_the_first_space(payload: bytes, name: str, key: str) -
         (b"d\xffmo \xff", b"16:PERM no such map,"),
     ],
 )
-def test_a_request_that_cannot_be_looked_up_has_its_reply(payload: bytes, reply: bytes) -> None:
-    query = ask(payload)
+def test_a_request_that_cannot_be_looked_up_carries_its_reply(payload: bytes, reply: bytes) -> None:
+    query = parse_one(payload)
     assert type(query) is BadQuery
     assert socketmap.encode(query.reply, LIMIT) == reply
 
@@ -66,7 +66,7 @@ def test_a_request_that_cannot_be_looked_up_has_its_reply(payload: bytes, reply:
 @pytest.mark.parametrize(
     "data", [b"-1:,", b"+5:a b c,", b" 5:a b c,", b"007:a b c d,", b"100001:", b"5:a b c;", b"GET /"]
 )
-def test_broken_framing_is_malformed(data: bytes) -> None:
+def test_invalid_framing_raises_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         socketmap.parse(data)
     assert socketmap.is_complete(data)
@@ -85,20 +85,20 @@ PAYLOADS = (
 
 
 @given(some.lists(PAYLOADS, max_size=4), some.binary(max_size=4))
-def test_pipelined_requests_come_out_whatever_way_they_come_in(payloads: list[bytes], behind: bytes) -> None:
+def test_the_split_of_pipelined_requests_does_not_matter(payloads: list[bytes], trailing: bytes) -> None:
     data = b"".join([netstring.encode(payload) for payload in payloads])
-    expected = [ask(payload) for payload in payloads]
-    assert hear_every_way(socketmap.parse, data) == (expected, b"", False)
-    assert hear_every_way(socketmap.parse, data + behind).messages[: len(payloads)] == expected
+    expected = [parse_one(payload) for payload in payloads]
+    assert feed_every_split(socketmap.parse, data) == (expected, b"", False)
+    assert feed_every_split(socketmap.parse, data + trailing).messages[: len(payloads)] == expected
 
 
 @given(
     some.text("0123456789:, x", max_size=14).map(str.encode) | some.binary(max_size=14) | PAYLOADS.map(netstring.encode)
 )
-def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
-    expected = next((size for size in range(len(data) + 1) if must_look(socketmap.parse, data[:size])), None)
-    assert calls_at(socketmap.is_complete, data) == expected
-    assert socketmap.is_complete(data) == must_look(socketmap.parse, data)
+def test_is_complete_agrees_with_parse(data: bytes) -> None:
+    expected = next((size for size in range(len(data) + 1) if is_decided(socketmap.parse, data[:size])), None)
+    assert completes_at(socketmap.is_complete, data) == expected
+    assert socketmap.is_complete(data) == is_decided(socketmap.parse, data)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_whole_means_that_take_has_something_to_say(data: bytes) -> None:
         (SocketMapReply("TEMP", "\ud800x"), b"6:TEMP x,"),
     ],
 )
-def test_a_reply_on_the_wire(reply: SocketMapReply, encoded: bytes) -> None:
+def test_encoded_replies(reply: SocketMapReply, encoded: bytes) -> None:
     assert socketmap.encode(reply, LIMIT) == encoded
 
 
-def test_no_reply_is_ok_without_a_value() -> None:
+def test_ok_without_a_value_is_never_sent() -> None:
     assert socketmap.encode(SocketMapReply("OK", ""), LIMIT).startswith(b"16:TEMP ")
 
 
@@ -138,7 +138,7 @@ def test_a_reply_over_the_limit_becomes_an_error() -> None:
 @given(some.sampled_from(["OK", "NOTFOUND", "TEMP", "TIMEOUT", "PERM"]), ANY_TEXT)
 @example("PERM", "x" * 1000)
 @example("TEMP", "\u2029" * 300)
-def test_every_reply_is_one_that_postfix_understands(status: str, text: str) -> None:
+def test_every_reply_is_valid_for_postfix(status: str, text: str) -> None:
     encoded = socketmap.encode(SocketMapReply(status, text), LIMIT)
     payload, used = netstring.parse(encoded, LIMIT)
     assert used == len(encoded)
