@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +36,9 @@ _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 
 def pytest_configure() -> None:
+    # On a busy machine an example may take many times as long as the first time, which is no failure.
+    hypothesis.settings.register_profile("busy-machine", deadline=None)
+    hypothesis.settings.load_profile("busy-machine")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
 

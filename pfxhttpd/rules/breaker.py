@@ -1,7 +1,7 @@
-"""The rule of the circuit breaker: after a number of failures in a row, a target gets no requests for a while, then one as a probe.
+"""The rule of the circuit breaker: a target that fails several times in a row gets no requests until a probe succeeds.
 
-The rule is a pure function of state, event and time. The state is three numbers, so it can be kept in shared memory. The
-caller makes sure that reading the state, applying the rule and writing the new state are one atomic step.
+The rule is a pure function of state, event and time. The state is three numbers, so it can be kept in shared memory.
+The caller makes sure that reading the state, applying the rule and writing the new state are one atomic step.
 
             failures in a row            first request after the cooldown
     CLOSED ------------------> OPEN -------------------------------------> HALF_OPEN
@@ -29,8 +29,8 @@ class BreakerRule(NamedTuple):
     longer than the target's timeout.
 
     Requests that are sent together also time out together. A worker whose request has just timed out therefore waits up
-    to `settle` seconds for the results of the others before it sends the next request, which could otherwise have to wait
-    for one more timeout.
+    to `settle` seconds for the results of the others before it sends the next request, which could otherwise have to
+    wait for one more timeout.
     """
 
     failures: int
@@ -42,7 +42,7 @@ class BreakerRule(NamedTuple):
 class BreakerState(NamedTuple):
     """`state` is CLOSED, OPEN or HALF_OPEN. `failures` is the number of failures in a row.
 
-    `since` is the time in seconds at which the state began. After a failed probe it is the time at which the probe was sent.
+    `since` is the time in seconds at which the state began, or at which the probe was sent that failed.
     """
 
     state: int

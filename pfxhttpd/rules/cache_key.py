@@ -21,13 +21,13 @@ def map_key(entry: str, key: str) -> bytes:
 
 
 def policy_key(entry: str, attributes: Mapping[str, str], ignore: Set[str]) -> bytes:
-    """The cache key for a policy request to `entry`. Neither the order of the attributes nor those named in `ignore` matter."""
+    """The cache key for a policy request to `entry`, without its attributes in `ignore` and regardless of their order."""
     names = sorted([name for name in attributes if name not in ignore])
     return _digest((POLICY_SERVICE, entry, names, [attributes[name] for name in names]))
 
 
 def _digest(request: tuple[str | list[str], ...]) -> bytes:
-    # marshal writes the length of each string before it, so different requests have different encodings, which would not
+    # marshal writes the length of each string before it, so different requests have different encodings. That would not
     # be so if the strings were simply joined. Format 2 is the last one in which equal values always have the same
     # encoding: later formats contain back references.
     return blake2b(marshal.dumps(request, 2), digest_size=SIZE).digest()

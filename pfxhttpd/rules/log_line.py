@@ -1,8 +1,9 @@
 """The encoding of a log record as one line of logfmt or JSON.
 
-Both formats have the same names in the same order: time (if any), level, msg and then the fields. Both quote as JSON does
-(RFC 8259 section 7), so a line contains printable characters only. A line is never longer than LINE_LIMIT bytes with its
-newline. A pipe accepts that many bytes in one piece (PIPE_BUF, pipe(7)), so the lines of several processes cannot mix.
+Both formats have the same names in the same order: time (if any), level, msg and then the fields. Both quote as JSON
+does (RFC 8259 section 7), so a line contains printable characters only. A line is never longer than LINE_LIMIT bytes
+with its newline. A pipe accepts that many bytes in one piece (PIPE_BUF, pipe(7)), so the lines of several processes
+cannot mix.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def plain_text(value: object) -> str:
 
 
 def escape(text: str, limit: int) -> tuple[str, int]:
-    """`text` escaped for use between quotes, in at most `limit` bytes of UTF-8, and the number of characters cut off."""
+    """`text` escaped for use in quotes, in at most `limit` bytes of UTF-8, and the number of characters cut off."""
     if text.isprintable():
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         if len(escaped.encode()) <= limit:
@@ -146,7 +147,7 @@ class Encoder:
         return line if len(line) <= LINE_LIMIT else self._shorten(parts[:head_count], parts[head_count:])
 
     def _encode_head(self, level: str, msg: str) -> str:
-        """The level and the message. They recur, so their encoding is cached, unless a part of the message was redacted or escaped."""
+        """The level and the message. They recur, so the encoding of a message that needs no change is cached."""
         quoted = _quoted(msg, self._redactor)
         encoded = self._separator.join(
             (self._field % ("level", self._encode_value(level, self._redactor)), self._field % ("msg", quoted))

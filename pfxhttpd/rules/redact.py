@@ -1,4 +1,4 @@
-"""Redaction: which names are those of secrets, what a secret in a text looks like, and which secrets a configuration contains.
+"""Redaction: the names of secrets, the shapes of secrets in texts, and the secrets of a configuration.
 
 A secret reaches a log line in two ways: as the value of a field whose name says so (`is_secret_name`), or inside a text
 that a client or a backend wrote, such as an error that quotes a URL or a body that repeats a request (`Redactor`). In
@@ -20,10 +20,10 @@ from pfxhttpd.config.settings import Entry, Settings
 REDACTED = "<redacted>"
 
 SHORTEST_LITERAL = 6
-"""Length of the shortest configured secret that is redacted wherever it occurs. A shorter one could be part of ordinary words."""
+"""Length of the shortest literal that is redacted. A shorter one could be part of ordinary words."""
 
 LOOK_AHEAD = 4000
-"""Number of characters of a text that are searched. Fewer are shown, so a secret that starts among them is found as a whole."""
+"""Number of characters searched. Fewer are shown, so that a secret that begins among those is found as a whole."""
 
 # The names of secrets
 
@@ -92,7 +92,9 @@ _HARMLESS_ENDINGS = (
 
 @lru_cache(maxsize=512)
 def is_secret_name(name: str, *, strict: bool = False) -> bool:
-    """Whether a value with this name is a secret: the name, without case and `_`, `-`, `.`, matches a word of the table.
+    """Whether a value with this name is a secret.
+
+    It is if the name, in lower case and without `_`, `-` and `.`, matches a word of the table.
 
     `strict` is for headers and query parameters: more words match, and no ending is harmless. They are configured for
     the API alone, so redacting one too many does no harm.
@@ -118,13 +120,13 @@ _WEAK = r"(?:token|jwt)"
 
 
 def _quoted(name: str) -> tuple[str, ...]:
-    """Patterns for `"name": "value"`, `'name': 'value'`, `('name', 'value')`, `name="value"`, and for each of them escaped again."""
+    """Patterns for `"name": "value"`, `'name': 'value'`, `('name', 'value')`, `name="value"`; quotes may be escaped."""
     before = rf"""{name}{_QUOTE}?\s*(?:{_EQUALS}|(?<=["']),)\s*\\*"""
     return rf"""({before}")(?:[^"\\]|\\.)*""", rf"""({before}')(?:[^'\\]|\\.)*"""
 
 
 def _shape(hints: str, *alternatives: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """A pattern of secrets, with the hints for it. The capturing group of each alternative is kept, the rest of the match redacted.
+    """A pattern of secrets and its hints. The one capturing group of an alternative is kept, the rest redacted.
 
     A text without any of the `hints` (words in lower case) cannot match, and searching for them is far cheaper.
     """
@@ -222,7 +224,7 @@ def _find_secrets(shape: re.Pattern[str], text: str, limit: int) -> Iterator[tup
 
 
 def _replace(text: str, spans: list[tuple[int, int]], limit: int) -> tuple[str, int]:
-    """The first `limit` characters of `text` with REDACTED for each of the sorted spans, and the number of characters cut off."""
+    """The result of `Redactor.redact` if the secrets are at `spans`, which are sorted."""
     pieces: list[str] = []
     position = 0
     for start, end in spans:

@@ -20,8 +20,8 @@ def find(document: JSON, path: str) -> JSON:
     """The value at `path`, or MISSING.
 
     The steps of the path are separated by dots. They select members of objects by name and elements of arrays by index,
-    from 0. If that fails, a path without a dot is searched for as a name at any depth, and the shallowest and then first
-    match is taken. A path with dots is tried as one name that contains them, at the top level only.
+    from 0. If that fails, a path without a dot is searched for as a name at any depth, and the shallowest and then
+    first match is taken. A path with dots is tried as one name that contains them, at the top level only.
     """
     node = document
     for step in path.split("."):
@@ -56,9 +56,10 @@ def _search(document: JSON, name: str) -> JSON:
 def render(value: JSON) -> str | None:
     """The value as text, or None if it counts as absent: MISSING, null, an empty string, an empty list.
 
-    Strings are not changed; the functions that write a reply remove control characters. Booleans are `true` and `false`,
-    whole numbers have no fraction. The elements of a list are joined with commas, without those that are absent. Raises
-    UnsupportedValue for an object, a list in a list, an object in a list and a number outside the range of floating point.
+    Strings are not changed; the functions that write a reply remove control characters. Booleans are `true` and
+    `false`, whole numbers have no fraction. The elements of a list are joined with commas, without those that are
+    absent. Raises UnsupportedValue for an object, a list in a list, an object in a list and a number outside the range
+    of floating point.
     """
     if type(value) is str:
         return value or None

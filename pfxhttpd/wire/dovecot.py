@@ -11,7 +11,8 @@ the id of the line or attempt that they answer, never 0, and `OK` is sent only b
 
 Where Dovecot's own behaviour differs between versions or is stricter than needed, this module does the following:
 - AUTH and CONT before both VERSION and CPID have been received fail their id. The connection stays open.
-- AUTH with an id that is in use, and CONT for an id that awaits the backend, cancel the open exchange and fail the id once.
+- AUTH with an id that is in use, and CONT for an id that awaits the backend, cancel the open exchange and fail the id
+  once.
 - CONT with an unknown id fails that id. CANCEL is never answered.
 - Unknown commands, and lines whose id is missing or not a plain decimal number from 1 to 2^32-1, are ignored.
 - At most OPEN_LIMIT exchanges and STATE_LIMIT bytes are kept. Beyond that, the exchange that has waited longest for its
@@ -45,9 +46,10 @@ FrozenSession = tuple[tuple[str, ...], int, tuple[FrozenExchange, ...]]
 
 @dataclass(frozen=True, slots=True)
 class LineResult:
-    """What to do after a line: send `send`, have `attempt` verified, close the connection because of `close`; or nothing.
+    """What to do after a line: send `send`, have `attempt` verified, or close the connection for the reason `close`.
 
-    `note` is a remark for the log about a line that was ignored or failed. It quotes nothing of the line.
+    All of them are empty if there is nothing to do. `note` is a remark for the log about a line that was ignored or
+    failed. It quotes nothing of the line.
     """
 
     send: bytes = b""
@@ -79,9 +81,9 @@ class SaslSession:
         return f"<{type(self).__name__} open={len(self._open)} awaited={self._awaited}>"
 
     def freeze(self) -> FrozenSession:
-        """The state as nested tuples of str, bytes and int, as marshal can store them, in about STATE_LIMIT bytes at most.
+        """The state as nested tuples of str, bytes and int, which marshal can store in about STATE_LIMIT bytes.
 
-        It may contain the user name of a LOGIN exchange, so it may be passed between processes, but never to a log or a file.
+        It may contain the user name of a LOGIN exchange, so it must never be written to a log or a file.
         """
         return self._awaited, self._serial, tuple(exchange.freeze() for exchange in self._open.values())
 
@@ -89,14 +91,14 @@ class SaslSession:
     def thaw(
         cls, frozen: FrozenSession, mechanisms: Iterable[Mechanism], scope: str = "", discovery: str = ""
     ) -> SaslSession:
-        """The session that `freeze` returned `frozen` for. The other arguments are the current configuration's, which may have changed."""
+        """The session that `freeze` returned `frozen` for, with the settings of the current configuration."""
         session = cls(mechanisms, scope, discovery)
         session._awaited, session._serial, exchanges = frozen
         session._open = {exchange.id: exchange for exchange in map(Exchange.thaw, exchanges)}
         return session
 
     def receive_line(self, line: bytes) -> LineResult:
-        """Handles one line of the client, without its line feed. After a result with `close` no other method may be called."""
+        """Handles one line of the client, without its line feed. A result with `close` ends the session."""
         command, *fields = line.split(b"\t")
         if command == b"VERSION":
             return self._receive_version(fields)
@@ -125,7 +127,7 @@ class SaslSession:
         return ok(attempt.id, account)
 
     def fail(self, attempt: Attempt, reason: str, *, temp: bool = False, status: str = "invalid_token") -> bytes:
-        """Ends the exchange of an attempt that was refused or, with `temp`, could not be decided. Returns the bytes to send.
+        """Ends the exchange of an attempt that was refused or, with `temp`, undecided. Returns the bytes to send.
 
         A refused token is answered with the error challenge, which carries `status` (RFC 7628 section 3.2.2), and with
         FAIL after the client's acknowledgement. Returns b"" if the client has cancelled the exchange.
@@ -247,9 +249,9 @@ class SaslSession:
         return _failure(key, reason)
 
     def _store(self, exchange: Exchange) -> bool:
-        """Stores the exchange as the most recently used one and discards the least recently used ones as the limits require.
+        """Stores the exchange as the most recently used one. The limits are kept by discarding the oldest.
 
-        Exchanges that await the backend are never discarded. Returns False if the exchange could not be stored for that reason.
+        Exchanges that await the backend are never discarded. Returns False if there is no space because of them.
         """
         self._open.pop(exchange.id, None)
         size = exchange.size() + sum(other.size() for other in self._open.values())

@@ -1,4 +1,4 @@
-"""One authentication exchange of Dovecot's auth protocol: its state between two lines, and the attempt that it leads to."""
+"""One authentication exchange of Dovecot's auth protocol: its state, and the attempt in which it results."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Exchange:
 class Attempt:
     """The credentials of a finished exchange, to be verified by the backend or the token's issuer.
 
-    `serial` numbers the attempts of a connection: a result belongs to one attempt and not to an id, because a client may
-    use an id again while the first result is still due. `secret` is a token if `token` is set, otherwise a password.
-    `user` is the name that the client gave; it is empty only with OAUTHBEARER. `parameters` are those of the AUTH line,
-    by Dovecot's names (`dovecot_lines.AUTH_PARAMETERS`).
+    `serial` numbers the attempts of a connection: a result belongs to one attempt and not to an id, because a client
+    may use an id again while the first result is still due. `secret` is a token if `token` is set, otherwise a
+    password. `user` is the name that the client gave; it is empty only with OAUTHBEARER. `parameters` are those of the
+    AUTH line, by Dovecot's names (`dovecot_lines.AUTH_PARAMETERS`).
     """
 
     id: int

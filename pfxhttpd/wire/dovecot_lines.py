@@ -56,7 +56,7 @@ def escape(field: bytes) -> bytes:
 
 
 def unescape(field: bytes) -> bytes:
-    """The inverse of `escape`. As in Dovecot, an unknown escape stands for its second byte, and \\001 at the end for nothing."""
+    """The inverse of `escape`. As in Dovecot, an unknown escape stands for its second byte, if it has one."""
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
 
 
@@ -66,7 +66,7 @@ def encode(*fields: bytes) -> bytes:
 
 
 def parse_request_id(field: bytes) -> int | None:
-    """The request id in `field`, a plain decimal number from 1 to LARGEST_ID; None for anything else (0, a sign, a leading zero)."""
+    """The request id in `field`, a decimal number from 1 to LARGEST_ID without leading zeros; otherwise None."""
     if not 1 <= len(field) <= 10 or not field.isdigit() or field.startswith(b"0"):
         return None
     value = int(field)
@@ -107,11 +107,13 @@ AUTH_PARAMETERS = frozenset(
         "client_id",
     }
 )
-"""The parameters of an AUTH line that are used, by Dovecot's names. All others (nologin, session, forward_*) are ignored."""
+"""The parameters of an AUTH line that are used. All others (nologin, session, forward_*) are ignored."""
 
 VALUE_LIMIT = 1024
-"""Length of the longest parameter value, in bytes. A longer value, one with a control character and one that is not UTF-8
-count as not given."""
+"""Length of the longest parameter value, in bytes.
+
+A longer value counts as not given, and so does one with a control character or one that is not UTF-8.
+"""
 
 _EMPTY_RESPONSES = (b"", b"=")
 
@@ -132,9 +134,9 @@ class AuthRequest:
 def parse_auth(fields: Sequence[bytes]) -> AuthRequest:
     """The request in the fields of an AUTH line after its id.
 
-    Raises BadMessage for a missing mechanism, invalid base64 and any field after `resp=`. `resp=` must be the last field:
-    if a client passed on its own user's bytes unchecked, that user could otherwise add parameters such as `secured` or
-    another `rip`.
+    Raises BadMessage for a missing mechanism, invalid base64 and any field after `resp=`. `resp=` must be the last
+    field: if a client passed on its own user's bytes unchecked, that user could otherwise add parameters such as
+    `secured` or another `rip`.
     """
     if not fields or not fields[0]:
         raise BadMessage("no mechanism")
@@ -173,7 +175,8 @@ def greeting(mechanisms: Iterable[Mechanism], spid: int, cuid: int, cookie: str)
     """The lines that the server sends first.
 
     Every mechanism is flagged `plaintext`, so that Postfix's `noplaintext` security option excludes it. `spid` is the
-    server's process id, `cuid` distinguishes the connections of that process, `cookie` is 128 random bits in hexadecimal.
+    server's process id, `cuid` distinguishes the connections of that process, `cookie` is 128 random bits in
+    hexadecimal.
     """
     lines = [encode(b"VERSION", b"%d" % MAJOR, b"%d" % MINOR)]
     lines += [encode(b"MECH", mechanism.name.encode(), b"plaintext") for mechanism in mechanisms]
@@ -192,7 +195,7 @@ def ok(key: int, account: str) -> bytes:
 
 
 def fail(key: int, reason: str, *, temp: bool = False, code: str = "") -> bytes:
-    """`FAIL id [temp] [code=CODE] [reason=REASON]`. `code` is one of Dovecot's failure codes; with `temp` it defaults to temp_fail."""
+    """`FAIL id [temp] [code=CODE] [reason=REASON]`. `code` is one of Dovecot's, with `temp` by default temp_fail."""
     fields = [b"FAIL", b"%d" % key]
     if temp:
         fields.append(b"temp")
@@ -206,5 +209,5 @@ def fail(key: int, reason: str, *, temp: bool = False, code: str = "") -> bytes:
 
 
 def cont(key: int, message: bytes) -> bytes:
-    """`CONT id MESSAGE`, with the message in base64. After an empty message the line ends in a tab, which Exim requires."""
+    """`CONT id MESSAGE`, the message in base64. With an empty message the line ends in a tab, which Exim requires."""
     return encode(b"CONT", b"%d" % key, encode_base64(message))

@@ -26,7 +26,7 @@ _BEARER = "bearer "
 
 
 class BadMessage(ValueError):
-    """A message of the client that fails its exchange and nothing else. `reason` is one line and quotes nothing of the message."""
+    """A message of the client that fails its exchange. `reason` is one line and quotes nothing of the message."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ def _no_check(message: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message of the client. `prompt` asks for it. `check` raises BadMessage to refuse it before the next prompt."""
+    """One message of the client. `prompt` asks for it, and `check` raises BadMessage to refuse it at once."""
 
     prompt: bytes
     check: Callable[[bytes], object] = _no_check
@@ -60,8 +60,8 @@ class Step:
 class Mechanism:
     """A mechanism. `parse` takes one message for each step and raises BadMessage.
 
-    `token` is set for the OAuth mechanisms: their secret is a token, and before the final failure the client receives an
-    error challenge (RFC 7628 section 3.2.2).
+    `token` is set for the OAuth mechanisms: their secret is a token, and before the final failure the client receives
+    an error challenge (RFC 7628 section 3.2.2).
     """
 
     name: str
@@ -71,7 +71,10 @@ class Mechanism:
 
 
 def challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
-    """The error challenge of RFC 7628 section 3.2.2: the error, the scope that is required and the URL of the discovery document."""
+    """The error challenge of RFC 7628 section 3.2.2.
+
+    It consists of the error `status`, the `scope` that is required and the URL of the `discovery` document.
+    """
     error = {"status": status, "schemes": "bearer"}
     if scope:
         error["scope"] = scope
@@ -113,7 +116,8 @@ def parse_xoauth2(message: bytes) -> Credentials:
 def parse_oauthbearer(message: bytes) -> Credentials:
     """`n,a=NAME, ^A key=value ^A ... ^A` (RFC 7628 section 3.1).
 
-    Raises BadMessage, also for channel binding (`p=`), which cannot be verified here because TLS ends in the mail server.
+    Raises BadMessage, also for channel binding (`p=`), which cannot be verified here because TLS ends in the mail
+    server.
     """
     header, *rest = _decode_utf8(message).split("\x01")
     if len(rest) < 2 or rest[-2:] != ["", ""]:
@@ -167,7 +171,7 @@ def _decode_utf8(message: bytes) -> str:
 
 
 def _parse_user(message: bytes) -> str:
-    """A user name: any UTF-8 text without NUL, which no mechanism can carry and at which some backends cut a name off."""
+    """A user name in UTF-8. NUL is refused, because some backends end the name there."""
     if not message:
         raise BadMessage("empty user")
     if len(message) > USER_LIMIT:

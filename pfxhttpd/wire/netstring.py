@@ -17,9 +17,9 @@ _ZERO = ord("0")
 def parse(buffer: bytes, limit: int) -> tuple[bytes, int] | None:
     """The payload of the netstring at the start of `buffer`, and the number of bytes used including the framing.
 
-    Returns None if more bytes are needed. `limit` is the greatest length of a payload, in bytes.
-    Raises ProtocolError as soon as the bytes cannot be the start of a valid netstring: the length is not a plain decimal
-    number (it has a sign, a space, a leading zero or a letter) or is over `limit`, or no comma follows the payload.
+    Returns None if more bytes are needed. `limit` is the greatest length of a payload, in bytes. Raises ProtocolError
+    as soon as the bytes cannot be the start of a valid netstring: the length is not a plain decimal number (it has a
+    sign, a space, a leading zero or a letter) or is over `limit`, or no comma follows the payload.
     """
     colon = buffer.find(b":", 0, _COLON_WITHIN)
     digits = buffer[: colon if colon >= 0 else _COLON_WITHIN]

@@ -1,4 +1,5 @@
-"""Postfix's policy delegation protocol. A request is `name=value` lines and an empty line, a reply `action=<action>` and an empty line.
+"""Postfix's policy delegation protocol. A request is `name=value` lines, a reply `action=<action>`, each with an empty
+line at its end.
 
 Sources: SMTPD_POLICY_README, access(5). Lines end in LF alone. A CR in a request is part of the value; a CR in a reply
 would make Postfix wait until its timeout. A malformed request cannot be answered, so the connection has to be closed.
@@ -27,11 +28,11 @@ _ACTION = re.compile(r"[A-Za-z]|[45][0-9]{2}[ \t]+[^ \t]")
 
 
 def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
-    """The attributes of the request at the start of `buffer`, and the number of bytes used; None if more bytes are needed.
+    """The attributes of the request at the start of `buffer`, and the number of bytes used; None if it is incomplete.
 
     Attributes are in the order received. A repeated name keeps its first position and takes its last value. Bytes that
-    are not UTF-8 become U+FFFD. Raises ProtocolError as soon as the bytes cannot be the start of a valid request: a line
-    without `=` or without a name, no attributes, more than REQUEST_LIMIT bytes or ATTRIBUTE_LIMIT lines.
+    are not UTF-8 become U+FFFD. Raises ProtocolError as soon as the bytes cannot be the start of a valid request: a
+    line without `=` or without a name, no attributes, more than REQUEST_LIMIT bytes or ATTRIBUTE_LIMIT lines.
     """
     end = buffer.find(b"\n\n", 0, REQUEST_LIMIT)
     if end < 0:
@@ -52,8 +53,8 @@ def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
 def is_complete(buffer: bytes, seen: int = 0) -> bool:
     """Whether `parse` would return a request or raise ProtocolError.
 
-    `seen` is the number of bytes for which an earlier call has returned False. Only the bytes after them are examined, so
-    a client that sends single bytes costs no more than others.
+    `seen` is the number of bytes for which an earlier call has returned False. Only the bytes after them are examined,
+    so a client that sends single bytes costs no more than others.
     """
     if buffer.find(b"\n\n", max(0, seen - 1), REQUEST_LIMIT) >= 0:
         return True
@@ -65,7 +66,7 @@ def is_complete(buffer: bytes, seen: int = 0) -> bool:
 
 
 def _check_incomplete(buffer: bytes, start: int) -> None:
-    """Raises ProtocolError if `buffer`, a request without its end, is malformed. The lines before `start` have been checked."""
+    """Raises ProtocolError if `buffer`, an incomplete request, is malformed. The lines before `start` are valid."""
     if len(buffer) >= REQUEST_LIMIT:
         raise ProtocolError(f"request is over {REQUEST_LIMIT} bytes")
     last = buffer.rfind(b"\n", start)
@@ -84,9 +85,9 @@ def _check_incomplete(buffer: bytes, start: int) -> None:
 def valid_action(action: str) -> bool:
     """Whether the action begins with a word, or with a 4xx or 5xx code followed by text.
 
-    Postfix treats an empty action and an all-numerical one, even `450`, as permission (access(5)), so those are not valid.
-    It answers 451 to a word that it does not know. The known words cannot be listed here, because the names of its
-    restriction classes are among them.
+    Postfix treats an empty action and an all-numerical one, even `450`, as permission (access(5)), so those are not
+    valid. It answers 451 to a word that it does not know. The known words cannot be listed here, because the names of
+    its restriction classes are among them.
     """
     return _ACTION.match(action) is not None
 

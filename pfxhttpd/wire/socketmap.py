@@ -19,7 +19,7 @@ OK, NOTFOUND, TEMP, TIMEOUT, PERM = "OK", "NOTFOUND", "TEMP", "TIMEOUT", "PERM"
 
 
 class SocketMapReply(NamedTuple):
-    """A status and its text, which is the value for OK, empty for NOTFOUND and a reason otherwise. `encode` cleans the text."""
+    """A status and its text, which is the value for OK, empty for NOTFOUND and otherwise a reason."""
 
     status: str
     text: str
@@ -33,7 +33,7 @@ class Query(NamedTuple):
 
 
 class BadQuery(NamedTuple):
-    """A request with valid framing that cannot be looked up. It is answered with `reply`, and the connection is kept."""
+    """A request with valid framing that cannot be looked up. `reply` answers it, and the connection is kept."""
 
     reply: SocketMapReply
 
@@ -52,8 +52,8 @@ _ENCODED_EMPTY = netstring.encode(b"TEMP empty value")
 def parse(buffer: bytes) -> tuple[Query | BadQuery, int] | None:
     """The request at the start of `buffer`, and the number of bytes used; None if more bytes are needed.
 
-    The name ends at the first space, and everything after that is the key. A key of `"<>"`, with the quotes, is the null
-    sender and is returned as `<>`. Raises ProtocolError if the framing is invalid.
+    The name ends at the first space, and everything after that is the key. A key of `"<>"`, with the quotes, is the
+    null sender and is returned as `<>`. Raises ProtocolError if the framing is invalid.
     """
     framed = netstring.parse(buffer, REQUEST_LIMIT)
     if framed is None:

@@ -1,8 +1,8 @@
 """Sanitizing of text from clients and backends before it is written to a line, so that it cannot start a second line.
 
 A value is data and keeps every harmless character (`clean`). A reason is for people to read and is printable and short
-(`one_line`). An account is never changed, because it decides whose mailbox and sending rights a login gets. It is checked
-(`account_error`) both in the backend's response and before it is written.
+(`one_line`). An account is never changed, because it decides whose mailbox and sending rights a login gets. It is
+checked (`account_error`) both in the backend's response and before it is written.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def clean(text: str) -> str:
 def one_line(text: str, limit: int = REASON_LIMIT) -> str:
     """The text as one printable line of at most `limit` characters, without surrounding white space.
 
-    Characters that are not printable become spaces, including direction marks and unusual spaces. A text that is cut ends
-    in "...".
+    Characters that are not printable become spaces, including direction marks and unusual spaces. A text that is cut
+    ends in "...".
     """
     text = text.strip()
     if len(text) > limit:
