@@ -1,13 +1,14 @@
-"""Passing an open connection from one of our processes to another: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
+"""How an open connection changes hands between our own processes: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
 
-A message is one connection: its descriptor, and what the next process needs in order to continue where the last one
-stopped. Both ends are forks of the same master, and no part of a message's structure comes from outside. That is why
-marshal, the fastest encoder there is, can be used safely.
+One message is one connection: its descriptor, and what the next process must know to continue where the last one
+stopped. Both ends are forks of one master, and no byte of a message's structure was written by a client. So marshal,
+which is the fastest encoder there is and needs no schema, is safe here.
 """
 
 from __future__ import annotations
 
 import marshal
+import os
 import socket
 import struct
 import sys
@@ -15,21 +16,27 @@ from dataclasses import dataclass, field
 
 from pfxhttpd.wire.dovecot import FrozenSession
 
-MAX_MESSAGE = 512 * 1024
-"""Bytes of a message: twice the largest request (100 kB) and one more read (64 KiB)."""
+MAX_INLINE = 64 * 1024
+"""Bytes that a message carries itself. A longer one, with much of a reply that its client does not take, travels as a file
+in memory, beside the connection's descriptor; so no length that a configuration allows is too long."""
 
+WAKE_UP = b"wake up"
+"""A message without a descriptor: it only wakes a worker that waits for its pool's queue."""
+
+_QUEUE_BYTES = 1 << 20
 _INT = struct.calcsize("i")
 _BYTE_ORDER = sys.byteorder
-_ANCILLARY_SIZE = socket.CMSG_SPACE(_INT)
+_ANCILLARY_SIZE = socket.CMSG_SPACE(2 * _INT)
 
 
 @dataclass(slots=True)
 class Connection:
-    """A client connection, without its descriptor.
+    """A client's connection, without its descriptor.
 
-    `endpoint` is its listener's address; `kind` and `name` are what that listener served when the client connected.
-    `session` is empty until something about the connection is logged. `unread` has been received and not yet served,
-    `unsent` is the rest of a reply that the client has not received yet. `state` is that of a SASL session, else None.
+    `endpoint` is its listener's address; `kind` and `name` are what that listener served when the client came. `peer` is
+    the client's address. `session` is "" until something about the connection is logged. `unread` was received and is
+    not served yet; `unsent` is the rest of a reply that the client has not taken yet. `state` is a SASL connection's,
+    None for the others.
     """
 
     kind: str
@@ -63,39 +70,56 @@ def unpack(message: bytes | memoryview) -> Connection:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """A pair of non-blocking sockets that preserve message boundaries: the receiver's end and the senders' end."""
+    """A pair of connected sockets that keep messages whole: (for the receiver, for the senders), non-blocking."""
     receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (receiver, sender):
         end.setblocking(False)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE * 2)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _QUEUE_BYTES)
     return receiver, sender
 
 
 def send(sender: socket.socket, descriptor: int, message: bytes) -> None:
-    """Send a descriptor. The caller keeps its own copy and closes it.
+    """Pass a connection on. The caller still has its own copy of the descriptor and closes it.
 
-    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when the receiver is gone or too many
-    descriptors are in flight.
+    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when it is gone or too many are in flight.
     """
+    if len(message) > MAX_INLINE:
+        _send_by_file(sender, descriptor, message)
+        return
     sender.sendmsg((message,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(_INT, _BYTE_ORDER)),))
 
 
+def _send_by_file(sender: socket.socket, descriptor: int, message: bytes) -> None:
+    with open(os.memfd_create("connection", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+        file.write(message)
+        descriptors = struct.pack("2i", descriptor, file.fileno())
+        sender.sendmsg((b"\0",), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors),))
+
+
+def wake(sender: socket.socket) -> None:
+    """Wake one worker that waits for the queue, if the queue has space."""
+    try:
+        sender.send(WAKE_UP)
+    except OSError:
+        pass  # a full queue wakes workers by itself
+
+
 class Receiver:
-    """The receiving end. It has one buffer for all messages: a new one of that size would cost a page fault each time."""
+    """The receiving end. It has one buffer for all messages, since a fresh one would cost a page fault each."""
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
-        self._buffer = bytearray(MAX_MESSAGE)
+        self._buffer = bytearray(MAX_INLINE)
         self._view = memoryview(self._buffer)
 
     def fileno(self) -> int:
         return self._receiver.fileno()
 
     def receive(self) -> tuple[int, Connection] | None:
-        """The next descriptor and its connection, or None when no message is waiting.
+        """The next (descriptor, connection), or None when there is nothing to take now.
 
-        A message without its descriptor is skipped: this process had no free descriptor number, the kernel has closed
-        the connection, and the client will connect again.
+        A message that lost a descriptor on the way, because this process could not take one more, is passed over: the
+        kernel has closed the connection, and its client opens another.
         """
         while True:
             try:
@@ -105,6 +129,18 @@ class Receiver:
             except BlockingIOError:
                 return None
             if ancillary:
-                return int.from_bytes(ancillary[0][2][:_INT], _BYTE_ORDER), unpack(self._view[:size])
-            if size == 0:
+                descriptors = ancillary[0][2]
+                if len(descriptors) == _INT:
+                    if size > 1:
+                        return int.from_bytes(descriptors, _BYTE_ORDER), unpack(self._view[:size])
+                    os.close(int.from_bytes(descriptors, _BYTE_ORDER))  # the file beside it was lost
+                else:
+                    return _receive_by_file(*struct.unpack("2i", descriptors))
+            elif size == 0 or self._view[:size] == WAKE_UP:
                 return None
+
+
+def _receive_by_file(descriptor: int, file: int) -> tuple[int, Connection]:
+    with open(file, "rb", buffering=0) as opened:
+        opened.seek(0)
+        return descriptor, unpack(opened.readall())

@@ -211,11 +211,17 @@ def retire(door: socket.socket) -> bool:
         with suppress(OSError):
             os.unlink(path)
             removed = True
-    if isinstance(door, ListeningSocket):
-        with suppress(OSError):
-            door.shutdown(socket.SHUT_RDWR)
+    shut_down(door)
     door.close()
     return removed
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Stop listening, in every process that has the socket; another process may bind its address then. A socket that
+    systemd passed is left as it is."""
+    if isinstance(sock, ListeningSocket):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def peer_name(client: socket.socket, address: object) -> str:

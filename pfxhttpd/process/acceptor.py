@@ -18,6 +18,7 @@ from pfxhttpd.config.settings import DOVECOT_SASL
 from pfxhttpd.io import listen
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.parking_config import SaslListener
 from pfxhttpd.service.log_context import connection_fields
 from pfxhttpd.wire.dovecot_lines import greeting
@@ -33,11 +34,26 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _MECHANISMS = {mechanism.name: mechanism for mechanism in (*PASSWORD_MECHANISMS, *TOKEN_MECHANISMS)}
 
 
+class LimitLog:
+    """Logs that a limit of connections is reached, at most once a minute for each kind."""
+
+    def __init__(self) -> None:
+        self._logged_at: dict[str, float] = {}
+
+    def reached(self, kind: str, limit: int, logger: Logger) -> bool:
+        """Returns False: one more connection may not be accepted."""
+        now = time.monotonic()
+        if logger.error and now >= self._logged_at.get(kind, -LOG_INTERVAL) + LOG_INTERVAL:
+            self._logged_at[kind] = now
+            logger.error("Connection limit reached", kind=kind, limit=limit)
+        return False
+
+
 class Acceptor:
     """Listening sockets in one process's epoll. `events` is the mask with which they are registered."""
 
-    def __init__(self, epoll: select.epoll, events: int, logger: Logger) -> None:
-        self._epoll, self._events, self._log = epoll, events, logger
+    def __init__(self, epoll: select.epoll, events: int, board: Scoreboard, logger: Logger) -> None:
+        self._epoll, self._events, self._board, self._log = epoll, events, board, logger
         self._listeners: dict[int, tuple[socket.socket, tuple[str, str, str]]] = {}
         self._accepting = False
         self._retry_at = 0.0
@@ -114,6 +130,7 @@ class Acceptor:
         self._unregister()
         now = time.monotonic()
         self._retry_at = now + RETRY_INTERVAL
+        self._board.accept_failed_at = now
         if self._log.error and now >= self._logged_at + LOG_INTERVAL:
             self._logged_at = now
             self._log.error("Cannot accept connections, trying again", reason=error.strerror, pid=os.getpid())
@@ -122,8 +139,8 @@ class Acceptor:
 class SaslAcceptor(Acceptor):
     """Accepts SASL clients and puts the greeting among what is to be sent to them."""
 
-    def __init__(self, epoll: select.epoll, logger: Logger) -> None:
-        super().__init__(epoll, select.EPOLLIN, logger)
+    def __init__(self, epoll: select.epoll, board: Scoreboard, logger: Logger) -> None:
+        super().__init__(epoll, select.EPOLLIN, board, logger)
         self._offered: dict[str, tuple[str, ...]] = {}
         self._accepted = 0
 

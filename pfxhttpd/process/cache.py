@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,11 +18,14 @@ from setproctitle import setproctitle
 from pfxhttpd.io import SetupError
 from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.cache.server import CacheServer
-from pfxhttpd.io.scoreboard import CacheRow
+from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.child import READY, START, error_location
+from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 
 
-def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, on_error: Callable[[str], None]) -> None:
+def run(
+    channel: socket.socket, directory: str, authkey: bytes, board: Scoreboard, on_error: Callable[[str], None]
+) -> None:
     """Serve the table until the master closes the channel or is gone. `on_error` gets the reason of an earlier end."""
     setproctitle("pfxhttpd: cache")
 
@@ -31,13 +35,22 @@ def run(channel: socket.socket, directory: str, authkey: bytes, row: CacheRow, o
 
     threading.excepthook = exit_on_error
     try:
-        server = CacheServer(directory, authkey, row.write)
+        server = CacheServer(directory, authkey, board.cache.write)
     except SetupError as error:
         on_error(str(error))
         os._exit(os.EX_UNAVAILABLE)
     threading.Thread(target=_watch, args=(channel, directory), daemon=True).start()
+    threading.Thread(target=_beat, args=(server, board), daemon=True).start()
     channel.send(READY)
     server.serve_forever()
+
+
+def _beat(server: CacheServer, board: Scoreboard) -> None:
+    """Show a heartbeat as long as the table can be reached."""
+    while True:
+        server.await_table()
+        board.beat("cache", time.monotonic())
+        time.sleep(HEARTBEAT_INTERVAL)
 
 
 def _watch(channel: socket.socket, directory: str) -> None:

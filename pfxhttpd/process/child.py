@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pfxhttpd.io.jail import kernel
+
 READY, MAX_REQUESTS, CONFIG_APPLIED = b"ready", b"max requests", b"config applied"
 """Messages to the master: the child can serve; it has answered its number of requests; it uses the new configuration."""
 
@@ -28,6 +30,8 @@ EARLY = 10.0
 
 PARENT_DEATH_SIGNAL = signal.SIGUSR2
 """What the kernel sends a child when the master dies (PR_SET_PDEATHSIG, prctl(2))."""
+ORPHAN_TIME = 1.0
+"""Seconds that an orphan may take to finish its request."""
 
 _SIGNALS = (
     signal.SIGHUP,
@@ -143,21 +147,24 @@ def fork(
     run: Callable[[socket.socket], None],
     unwanted: Callable[[], Iterable[socket.socket]],
     on_error: Callable[[str], None],
+    on_orphaned: Callable[[], None],
 ) -> Child:
     """Fork a child that calls `run(channel)` and then exits.
 
     In the child, `unwanted` gives the master's sockets that it has to close, and `on_error` is called with the place of a
-    defect that ends it. Nothing of the child runs after `run`: no exit handler, and no second flush of the master's
+    defect that ends it. `on_orphaned` is called at once when the master dies, at whatever point the child is; the child
+    then has ORPHAN_TIME to notice the channel's end of file and to leave. Nothing of the child runs after `run`: no exit handler, and no second flush of the master's
     buffered output.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
+    master = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()
         if pid == 0:
-            _run_child(run, theirs, lambda: [ours, *unwanted()], on_error)
+            _run_child(run, theirs, lambda: [ours, *unwanted()], on_error, lambda: _watch_parent(master, on_orphaned))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     theirs.close()
@@ -169,12 +176,14 @@ def _run_child(
     channel: socket.socket,
     unwanted: Callable[[], Iterable[socket.socket]],
     on_error: Callable[[str], None],
+    watch_parent: Callable[[], None],
 ) -> None:
     code = os.EX_SOFTWARE
     try:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        watch_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for sock in unwanted():
             sock.close()
@@ -184,6 +193,20 @@ def _run_child(
         on_error(error_location(error))
     finally:
         os._exit(code)
+
+
+def _watch_parent(master: int, on_orphaned: Callable[[], None]) -> None:
+    """Unlike other handlers, this one acts: a worker may be waiting for a backend for a minute, and until it has given up
+    the listeners no new server can start. SIGALRM, whose default is to end the process, bounds the rest of its life."""
+
+    def handle(*_: object) -> None:
+        on_orphaned()
+        signal.setitimer(signal.ITIMER_REAL, ORPHAN_TIME)
+
+    signal.signal(PARENT_DEATH_SIGNAL, handle)
+    kernel.set_parent_death_signal(PARENT_DEATH_SIGNAL)
+    if os.getppid() != master:  # it died before the kernel was asked to report that
+        handle()
 
 
 def error_location(error: BaseException) -> str:

@@ -22,7 +22,9 @@ from pfxhttpd.service.sasl import mechanisms
 
 GLOBAL = "global"
 RESERVED_DESCRIPTORS = 64
-"""Descriptors that parking needs beside its connections, with some to spare."""
+"""Descriptors that parking needs beside its connections and those of pools and listeners, with some to spare."""
+SASL_SHARE = 0.75
+"""Part of `max_connections` that SASL clients may have while there are listeners of other kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Generation:
     targets: Mapping[str, int]
     max_connections: int
 
+    @property
+    def max_sasl_connections(self) -> int:
+        """How many of the connections SASL clients may have. They may be silent for ever, so they must not have all of
+        them while there are other listeners; other silent connections are closed after a while."""
+        only_sasl = len(self._sasl_listeners()) == len(self.listeners)
+        return self.max_connections if only_sasl else max(1, int(self.max_connections * SASL_SHARE))
+
     def parking_config(self) -> ParkingConfig:
         """What parking has to know."""
         server, entries = self.settings.server, self.settings.entries[DOVECOT_SASL]
@@ -60,6 +69,7 @@ class Generation:
             default_pool=default.index,
             idle_timeout=server.client_idle_timeout,
             max_connections=self.max_connections,
+            max_sasl_connections=self.max_sasl_connections,
             sasl_listeners=tuple(
                 SaslListener(
                     listener.endpoint, listener.name, tuple(m.name for m in mechanisms(entries[listener.name]))
@@ -127,7 +137,9 @@ def prepare(
         raise error if isinstance(error, SetupError) else SetupError(str(error)) from error
     number = previous.number + 1 if previous else 1
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    max_connections = max(1, min(settings.server.max_connections or limit, limit - RESERVED_DESCRIPTORS))
+    # During a reload parking has the old generation's queues and listeners as well as the new one's.
+    reserved = RESERVED_DESCRIPTORS + 2 * (len(pools) + len(listeners))
+    max_connections = max(1, min(settings.server.max_connections or limit, limit - reserved))
     own = logger.with_settings(settings.server.logging, configured_secrets(settings))
     return Generation(number, settings, own, context, listeners, pools, targets, max_connections)
 

@@ -36,7 +36,7 @@ from pfxhttpd.process.supervisor import Supervisor
 from pfxhttpd.rules import cache_key
 
 TICK = 2.0
-"""Seconds between looks at workers that may be stuck."""
+"""Seconds between looks at children that may be stuck."""
 
 
 class Master:
@@ -172,8 +172,9 @@ class Master:
             self._fail_start(reason, os.EX_OSERR)
         if now >= self._ticked_at + self._tick:
             self._ticked_at = now
-            self._supervisor.kill_stuck_workers(now)
-            self._notifier.watchdog()
+            self._supervisor.kill_stuck(now)
+            if self._supervisor.responsive(now):
+                self._notifier.watchdog()
 
     def _reap(self) -> None:
         for child in self._supervisor.reap():

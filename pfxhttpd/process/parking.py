@@ -31,8 +31,9 @@ from pfxhttpd.io.handoff import Connection, Receiver
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process import client_io
-from pfxhttpd.process.acceptor import RETRY_INTERVAL, SaslAcceptor
+from pfxhttpd.process.acceptor import RETRY_INTERVAL, LimitLog, SaslAcceptor
 from pfxhttpd.process.child import CONFIG_APPLIED, READY, START
+from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 from pfxhttpd.process.parking_config import MAX_DESCRIPTORS, ParkingConfig
 from pfxhttpd.process.ready_queue import ReadyQueue
 from pfxhttpd.service import CloseConnection
@@ -42,6 +43,8 @@ BATCH = 64
 """Arrivals that are received before the parked connections are looked at again."""
 QUEUE_INTERVAL = 0.05
 """Seconds until a queue that took nothing, though it seemed to have space, is tried again."""
+MAX_WAKES = 8
+"""Idle workers of a pool that are woken at once."""
 TITLE_INTERVAL = 1.0
 """Seconds between changes of the process title."""
 FIONREAD = 0x541B
@@ -55,6 +58,10 @@ IS_COMPLETE: Mapping[str, Callable[[bytes, int], bool]] = {
     DOVECOT_SASL: lambda buffer, _: dovecot_lines.is_complete(buffer),
 }
 """For each kind of connection: does a worker have to look at these bytes?"""
+
+
+class LostDescriptors(Exception):
+    """The master's message has arrived without all of its descriptors."""
 
 
 class Parking:
@@ -72,16 +79,17 @@ class Parking:
         self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
-        self._acceptor = SaslAcceptor(self._epoll, logger)
+        self._acceptor = SaslAcceptor(self._epoll, board, logger)
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, logger)
         self._parked: OrderedDict[int, tuple[float, Connection]] = OrderedDict()
         """By descriptor: when the client was last heard (monotonic seconds), and the connection. Oldest first."""
-        self._arrived = 0
+        self._arrived = self._sasl = 0
+        self._limiter = LimitLog()
         self._title_set_at, self._title_count = 0.0, -1
         self._leaving = False
 
     def _queue(self, index: int, sender: socket.socket) -> ReadyQueue:
-        return ReadyQueue(sender, self._board.pool(index), self._epoll, self._log)
+        return ReadyQueue(sender, self._board.pool(index), self._epoll)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +103,7 @@ class Parking:
         self._publish()
         self._channel.send(READY)
         while not self._leaving:
-            self._acceptor.update(allowed=self._board.connections < self._config.max_connections)
+            self._acceptor.update(allowed=self._may_accept())
             events = self._epoll.poll(self._timeout())
             if not events:
                 self._board.forget_in_transit()
@@ -111,13 +119,35 @@ class Parking:
                 elif fd in self._parked:
                     self._on_event(fd, mask)
             self._close_idle()
+            if self._board.declined:
+                self._wake_for_declined()
             for queue in self._queues.values():
                 queue.maintain()
             self._publish()
 
-    def _timeout(self) -> float | None:
-        """Seconds until something is due; None if nothing is."""
-        due = []
+    def _may_accept(self) -> bool:
+        """Whether there may be one more SASL connection."""
+        config, board = self._config, self._board
+        if board.connections >= config.max_connections:
+            return self._limiter.reached("all", config.max_connections, self._log)
+        if self._sasl >= config.max_sasl_connections:
+            return self._limiter.reached(DOVECOT_SASL, config.max_sasl_connections, self._log)
+        return True
+
+    def _wake_for_declined(self) -> None:
+        """Workers leave new connections in the backlog at the limit, and no event reports that one more may be had. Once
+        one may, wake idle workers, which then look at their listeners again."""
+        room = self._config.max_connections - self._board.connections
+        if room > 0:
+            self._board.declined = False
+            for queue in self._queues.values():
+                queue.wake(min(room, MAX_WAKES))
+
+    def _timeout(self) -> float:
+        """Seconds until something is due."""
+        due = [HEARTBEAT_INTERVAL]
+        if self._board.declined:
+            due.append(RETRY_INTERVAL)
         if self._parked:
             heard_at, _ = next(iter(self._parked.values()))
             due.append(heard_at + self._config.idle_timeout - time.monotonic())
@@ -127,7 +157,7 @@ class Parking:
             due.append(RETRY_INTERVAL)
         if self._title_count != len(self._parked):
             due.append(self._title_set_at + TITLE_INTERVAL - time.monotonic())
-        return max(0.0, min(due)) if due else None
+        return max(0.0, min(due))
 
     def _read_channel(self) -> None:
         """A new configuration, with the queue senders of new pools and the SASL listeners; or the end."""
@@ -137,12 +167,14 @@ class Parking:
             return
         if not message:
             self._leaving = True
-            return
-        if message != START:
+        elif message != START:
             self._configure(message, descriptors)
 
     def _configure(self, message: bytes, descriptors: list[int]) -> None:
         config, added = ParkingConfig.unpack(message)
+        if len(descriptors) != len(added) + len(config.sasl_listeners):
+            # The kernel drops those for which this process has no number left (MSG_CTRUNC). A new process is given all.
+            raise LostDescriptors
         self._config = config
         self._log = self._log.with_settings(config.logging)
         sasl_sockets = [socket.socket(fileno=fd) for fd in descriptors[len(added) :]]
@@ -225,10 +257,12 @@ class Parking:
 
     def _park(self, fd: int, connection: Connection) -> None:
         self._parked[fd] = (time.monotonic(), connection)
+        self._sasl += connection.kind == DOVECOT_SASL
         self._epoll.register(fd, select.EPOLLOUT if connection.unsent else _READABLE)
 
     def _unpark(self, fd: int) -> None:
-        del self._parked[fd]
+        _, connection = self._parked.pop(fd)
+        self._sasl -= connection.kind == DOVECOT_SASL
         self._epoll.unregister(fd)
 
     def _touch(self, fd: int, connection: Connection) -> None:
@@ -262,7 +296,9 @@ class Parking:
 
     def _publish(self) -> None:
         parked = len(self._parked)
-        self._board.set_parked(parked + sum(queue.waiting for queue in self._queues.values()), self._arrived)
+        waiting = sum(queue.waiting for queue in self._queues.values())
+        self._board.set_parked(parked + waiting, self._arrived)
+        self._board.beat("parking", time.monotonic())
         self._arrived = 0
         if self._title_count != parked and time.monotonic() >= self._title_set_at + TITLE_INTERVAL:
             setproctitle(f"pfxhttpd: parking {parked} clients")

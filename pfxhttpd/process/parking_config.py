@@ -27,26 +27,30 @@ class ParkingConfig:
 
     `pools` maps a listener's endpoint to the index of the pool that serves it; `default_pool` serves connections whose
     listener was removed. A silent connection is closed after `idle_timeout` seconds. `max_connections` bounds the
-    connections of the whole server.
+    connections of the whole server, and `max_sasl_connections` those of its SASL clients.
     """
 
     pools: Mapping[str, int]
     default_pool: int
     idle_timeout: float
     max_connections: int
+    max_sasl_connections: int
     sasl_listeners: tuple[SaslListener, ...]
     logging: Logging
 
     def pack(self, added: list[int]) -> bytes:
         """The message. The queue senders of the pools `added` accompany it as descriptors, then the SASL listeners."""
         listeners = [astuple(listener) for listener in self.sasl_listeners]
-        fields = (dict(self.pools), self.default_pool, self.idle_timeout, self.max_connections, listeners)
+        limits = (self.max_connections, self.max_sasl_connections)
+        fields = (dict(self.pools), self.default_pool, self.idle_timeout, limits, listeners)
         return marshal.dumps((*fields, astuple(self.logging), added))
 
     @classmethod
     def unpack(cls, message: bytes) -> tuple[ParkingConfig, list[int]]:
         """The inverse of `pack`: the configuration, and the indexes of the pools that were added."""
-        pools, default_pool, idle_timeout, max_connections, listeners, logging, added = marshal.loads(message)
+        pools, default_pool, idle_timeout, limits, listeners, logging, added = marshal.loads(message)
         sasl_listeners = tuple(SaslListener(*listener) for listener in listeners)
-        config = cls(pools, default_pool, idle_timeout, max_connections, sasl_listeners, Logging(*logging))
+        max_connections, max_sasl = limits
+        fields = (pools, default_pool, idle_timeout, max_connections, max_sasl, sasl_listeners)
+        config = cls(*fields, Logging(*logging))
         return config, added

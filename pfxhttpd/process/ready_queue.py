@@ -3,7 +3,6 @@ them. Those for which the kernel has no space wait behind it, in order."""
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -13,9 +12,7 @@ from fcntl import ioctl
 
 from pfxhttpd.io import handoff
 from pfxhttpd.io.handoff import Connection
-from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import PoolRow
-from pfxhttpd.service.log_context import connection_fields
 
 SIOCOUTQ = 0x5411
 COUNT_DELAY = 1.0
@@ -25,8 +22,8 @@ COUNT_DELAY = 1.0
 class ReadyQueue:
     """The queue of one pool. `epoll` is parking's; it reports when the kernel has space again."""
 
-    def __init__(self, sender: socket.socket, row: PoolRow, epoll: select.epoll, logger: Logger) -> None:
-        self._sender, self._row, self._epoll, self._log = sender, row, epoll, logger
+    def __init__(self, sender: socket.socket, row: PoolRow, epoll: select.epoll) -> None:
+        self._sender, self._row, self._epoll = sender, row, epoll
         self._overflow: deque[tuple[int, Connection]] = deque()
         self._full = False
         self._miscounted: tuple[int, float] | None = None
@@ -78,14 +75,9 @@ class ReadyQueue:
             except BlockingIOError:
                 full = True
                 break
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:
-                    break  # too many descriptors in flight: some worker takes one soon
-                if self._log.error:
-                    reason = "net.core.wmem_max is too small"
-                    self._log.error("Connection closed", **connection_fields(connection), reason=reason)
-            else:
-                self._row.count_sent()
+            except OSError:
+                break  # too many descriptors in flight: some worker takes one soon
+            self._row.count_sent()
             overflow.popleft()
             os.close(fd)
         self._row.publish(len(overflow))
@@ -95,6 +87,11 @@ class ReadyQueue:
                 self._epoll.register(self._sender.fileno(), select.EPOLLOUT)
             else:
                 self._epoll.unregister(self._sender.fileno())
+
+    def wake(self, workers: int) -> None:
+        """Wake so many of the pool's idle workers."""
+        for _ in range(workers):
+            handoff.wake(self._sender)
 
     def close(self) -> list[tuple[int, Connection]]:
         """The pool was removed; returns the connections that are still waiting here."""

@@ -14,6 +14,9 @@ from pfxhttpd.process.generation import Generation
 from pfxhttpd.rules.breaker import STATE_NAMES
 from pfxhttpd.service.backend import plain_target
 
+ACCEPTING_AGAIN = 2.0
+"""Seconds without a failure after which connections count as accepted again."""
+
 
 def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
     """The state of the server, in values that JSON can hold. Durations are seconds."""
@@ -55,6 +58,7 @@ def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child
         "generation": generation.number,
         "connections": board.connections,
         "max_connections": generation.max_connections,
+        "accepting": now - board.accept_failed_at > ACCEPTING_AGAIN if board.accept_failed_at else True,
         "pools": pools,
         "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.cache.read()},
         "targets": [_target(target, board.target(row).read(), now) for target, row in generation.targets.items()],

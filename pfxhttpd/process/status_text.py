@@ -15,6 +15,7 @@ def lines(status: Mapping[str, Any]) -> list[str]:
         (
             f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
             f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
+            + ("" if status["accepting"] else ", no descriptors left to accept more")
         )
     ]
     for pool in status["pools"]:

@@ -16,18 +16,16 @@ from functools import partial
 
 from setproctitle import setproctitle
 
-from pfxhttpd.io import connection_limit, handoff
+from pfxhttpd.io import connection_limit, handoff, listen
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process import cache
 from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, Child, Slot, State, fork
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.process.generation import GLOBAL, Generation
+from pfxhttpd.process.liveness import Liveness
 from pfxhttpd.process.parking import Parking
 from pfxhttpd.process.worker import Worker
-
-STUCK_AFTER = 5.0
-"""Seconds past a request's deadline after which its worker counts as stuck."""
 
 WorkerKey = tuple[str, int]
 """A worker's slot: its pool's key and its number in the pool."""
@@ -58,6 +56,7 @@ class Supervisor:
         self.unapplied_configs = 0
         """How many configurations parking has been sent and does not use yet."""
         self._to_drain: list[Child] = []
+        self._liveness = Liveness(board)
 
     # -- slots --------------------------------------------------------------------------------------------------
 
@@ -155,7 +154,7 @@ class Supervisor:
 
         wanted = {pool.ready, self._arrivals_sender, *listeners.values()}
         try:
-            child = self._fork(f"worker {title}", run, generation, wanted)
+            child = self._fork(f"worker {title}", run, generation, wanted, list(listeners.values()))
         except OSError:
             self._board.release_worker(row)
             raise
@@ -173,7 +172,8 @@ class Supervisor:
             config, logger = generation.parking_config(), generation.logger
             Parking(self._arrivals, channel, queues, sasl_sockets, config, self._board, logger).run()
 
-        return self._fork("parking", run, generation, {self._arrivals, *queues.values(), *sasl_sockets})
+        wanted = {self._arrivals, *queues.values(), *sasl_sockets}
+        return self._fork("parking", run, generation, wanted, sasl_sockets)
 
     def _fork_cache(self) -> Child:
         logger = self.generation.logger
@@ -183,13 +183,20 @@ class Supervisor:
                 logger.error("Cache failed", reason=reason)
 
         def run(channel: socket.socket) -> None:
-            cache.run(channel, self._cache_directory, self._authkey, self._board.cache, on_error)
+            cache.run(channel, self._cache_directory, self._authkey, self._board, on_error)
 
-        return self._fork("cache", run, self.generation, set())
+        return self._fork("cache", run, self.generation, set(), [])
 
     def _fork(
-        self, name: str, run: Callable[[socket.socket], None], generation: Generation, wanted: set[socket.socket]
+        self,
+        name: str,
+        run: Callable[[socket.socket], None],
+        generation: Generation,
+        wanted: set[socket.socket],
+        listeners: list[socket.socket],
     ) -> Child:
+        """`listeners` are those of the `wanted` sockets that the child shuts down if it is orphaned."""
+
         def unwanted() -> list[socket.socket]:
             self._selector.close()
             open_here = {self._arrivals, self._arrivals_sender, *self._private()}
@@ -202,7 +209,11 @@ class Supervisor:
             if generation.logger.error:
                 generation.logger.error("Internal error", process=name, pid=os.getpid(), error=error)
 
-        child = fork(name, run, unwanted, on_error)
+        def on_orphaned() -> None:
+            for sock in listeners:
+                listen.shut_down(sock)
+
+        child = fork(name, run, unwanted, on_error, on_orphaned)
         self.children[child.pid] = child
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_message(child))
         return child
@@ -312,21 +323,27 @@ class Supervisor:
             if child in slot.children:
                 slot.on_exit(child, now)
 
-    def kill_stuck_workers(self, now: float) -> None:
-        """Kill the workers that are still busy well past their request's deadline; they will not return by themselves."""
+    def kill_stuck(self, now: float) -> None:
+        """Kill the children that do not respond; they will not return by themselves, and others take their places."""
         log = self.generation.logger
-        for child in self.workers():
-            view = self._board.view(child.row)
-            if view.state == "busy" and now > view.deadline + STUCK_AFTER:
-                if log.error:
-                    log.error(
-                        "Worker is stuck and is killed",
-                        process=child.name,
-                        pid=child.pid,
-                        entry=view.entry,
-                        seconds=round(now - view.since, 1),
-                    )
-                child.kill()
+        for child, reason in self._liveness.stuck(self.children.values(), now):
+            if log.error and child.row >= 0:
+                view = self._board.view(child.row)
+                log.error(
+                    "Worker is stuck and is killed",
+                    process=child.name,
+                    pid=child.pid,
+                    reason=reason,
+                    entry=view.entry or None,
+                    seconds=round(now - view.since, 1),
+                )
+            elif log.error:
+                log.error("Process is stuck and is killed", process=child.name, pid=child.pid, reason=reason)
+            child.kill()
+
+    def responsive(self, now: float) -> bool:
+        """Whether the processes that all workers need respond."""
+        return self._liveness.responsive(self.parking.child, now) and self._liveness.responsive(self.cache.child, now)
 
 
 def worker_keys(generation: Generation) -> list[WorkerKey]:

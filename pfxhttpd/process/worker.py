@@ -24,10 +24,11 @@ from pfxhttpd.config.settings import Settings
 from pfxhttpd.io.handoff import Connection, Receiver
 from pfxhttpd.io.log import Logger
 from pfxhttpd.process import services
-from pfxhttpd.process.acceptor import RETRY_INTERVAL, Acceptor
+from pfxhttpd.process.acceptor import RETRY_INTERVAL, Acceptor, LimitLog
 from pfxhttpd.process.child import DRAIN, MAX_REQUESTS, READY, START
 from pfxhttpd.process.connection_handler import ConnectionHandler, Outcome
 from pfxhttpd.process.context import WorkerContext
+from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 
 FLUSH_DELAY = 0.01
 """Seconds without work after which pending writes go to the cache."""
@@ -37,12 +38,13 @@ _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 class Worker:
     def __init__(self, context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logger: Logger) -> None:
-        self._context = context
+        self._context, self._log = context, logger
+        self._limiter = LimitLog()
         built = services.build(context, settings, tls, logger)
         self._transport, self._cache, self._status = built.transport, built.cache, built.status
         self._epoll = select.epoll()
         self._handler = ConnectionHandler(context, settings, built.by_kind, self._epoll, logger)
-        self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, logger)
+        self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, context.board, logger)
         listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._acceptor.replace(
             [
@@ -147,6 +149,7 @@ class Worker:
         elif any(fd == handler.fd for fd, _ in events):
             self._after(handler.serve())
         elif not events:
+            self._context.row.beat(time.monotonic())
             self._cache.flush()
             self._transport.expire(time.monotonic())
             handler.close_if_idle()
@@ -189,6 +192,8 @@ class Worker:
                 if received:
                     self._context.row.count_taken()
                     arrivals.append(received)
+                else:
+                    self._had_turn = True  # perhaps woken to look at the listeners again, see `_requeue`
             elif fd in self._acceptor:
                 accepted = self._accept(fd)
                 if accepted:
@@ -198,19 +203,26 @@ class Worker:
         return arrivals
 
     def _accept(self, fd: int) -> tuple[int, Connection] | None:
-        self._at_limit = self._context.board.connections >= self._context.max_connections
-        return None if self._at_limit else self._acceptor.accept(fd)
+        self._at_limit = self._is_at_limit()
+        if self._at_limit:
+            self._context.board.declined = True
+            return None
+        return self._acceptor.accept(fd)
+
+    def _is_at_limit(self) -> bool:
+        limit = self._context.max_connections
+        return self._context.board.connections >= limit and not self._limiter.reached("all", limit, self._log)
 
     def _update_acceptor(self) -> None:
         """Accept nothing while the pool's queue is full or the server holds all the connections it may."""
         context = self._context
         if self._at_limit:
-            self._at_limit = context.board.connections >= context.max_connections
+            self._at_limit = self._is_at_limit()
         self._acceptor.update(not self._at_limit and context.pool_row.waiting < context.pool.max_queue)
 
-    def _sleep_timeout(self) -> float | None:
-        """Seconds to sleep at most; None if nothing is due."""
-        due = []
+    def _sleep_timeout(self) -> float:
+        """Seconds to sleep at most."""
+        due = [HEARTBEAT_INTERVAL]
         idle_time_left = self._handler.idle_time_left()
         if idle_time_left is not None:
             due.append(idle_time_left)
@@ -220,7 +232,7 @@ class Worker:
             due.append(FLUSH_DELAY)
         if self._transport.next_expiry is not None:
             due.append(self._transport.next_expiry)
-        return max(0.0, min(due)) if due else None
+        return max(0.0, min(due))
 
     def _send(self, message: bytes) -> None:
         try:

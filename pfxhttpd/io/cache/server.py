@@ -34,6 +34,10 @@ class SharedTable:
     def __init__(self, publish: PublishCounts) -> None:
         self._table, self._publish, self._lock = CacheTable(), publish, threading.Lock()
 
+    def wait(self) -> None:
+        with self._lock:
+            pass
+
     def put(self, items: Iterable[Item], max_entries: int) -> None:
         with self._lock:
             self._table.put(items, max_entries)
@@ -68,7 +72,12 @@ class CacheServer(Server):
             super().__init__({}, path, authkey, "pickle")
         except OSError as error:
             raise SetupError(f"cache socket {path}: {error.strerror or error}") from error
-        self.id_to_obj[TABLE] = (SharedTable(publish), {"put", "get", "purge"}, {})
+        self._table = SharedTable(publish)
+        self.id_to_obj[TABLE] = (self._table, {"put", "get", "purge"}, {})
+
+    def await_table(self) -> None:
+        """Return once no call uses the table; never, if one hangs."""
+        self._table.wait()
 
     def handle_request(self, conn: Any) -> None:
         """Handle a new connection, which is not authenticated yet."""

@@ -9,6 +9,7 @@ import os
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
+_SET_PDEATHSIG = 1
 _SET_DUMPABLE, _CAPBSET_READ, _CAPBSET_DROP = 4, 23, 24
 _GET_DUMPABLE = 3
 _SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
@@ -99,3 +100,8 @@ def forbid_dumps() -> None:
 
 def dumps_forbidden() -> bool:
     return _prctl(_GET_DUMPABLE) == 0
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Have the kernel send this process the signal when the parent ends, however it ends."""
+    _prctl(_SET_PDEATHSIG, number)

@@ -38,7 +38,7 @@ class WorkerView:
 class Scoreboard:
     """Row 0 belongs to the board as a whole, row 1 to the cache; then come the pools, the targets and the workers."""
 
-    PARKED, ROWS, GENERATION, ARRIVED, GONE = range(5)
+    PARKED, ROWS, GENERATION, ARRIVED, GONE, DECLINED, PARKING_BEAT, CACHE_BEAT, ACCEPT_FAILED = range(9)
 
     def __init__(self) -> None:
         self.cells = Cells(2 + POOLS + TARGETS + WORKERS)
@@ -82,6 +82,36 @@ class Scoreboard:
     def connections(self) -> int:
         """Client connections that the server holds, in all its processes and in transit between them."""
         return self.cells.ints[self.PARKED] + self.in_transit + sum(self._held[: self.rows])
+
+    @property
+    def declined(self) -> bool:
+        """Whether a worker has left a new connection in the backlog because the server held all that it may."""
+        return self.cells.ints[self.DECLINED] != 0
+
+    @declined.setter
+    def declined(self, value: bool) -> None:
+        self.cells.ints[self.DECLINED] = int(value)
+
+    @property
+    def accept_failed_at(self) -> float:
+        """When a process last lacked descriptors or memory to accept a connection (monotonic seconds); 0 for never."""
+        return self.cells.floats[self.ACCEPT_FAILED]
+
+    @accept_failed_at.setter
+    def accept_failed_at(self, moment: float) -> None:
+        self.cells.floats[self.ACCEPT_FAILED] = moment
+
+    # -- heartbeats ---------------------------------------------------------------------------------------------
+
+    def beat(self, process: str, now: float) -> None:
+        """The heartbeat of the process "parking" or "cache" (monotonic seconds)."""
+        self.cells.floats[self._beat_cell(process)] = now
+
+    def last_beat(self, process: str) -> float:
+        return self.cells.floats[self._beat_cell(process)]
+
+    def _beat_cell(self, process: str) -> int:
+        return {"parking": self.PARKING_BEAT, "cache": self.CACHE_BEAT}[process]
 
     # -- pools, cache, targets ----------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class WorkerRow:
     def idle(self) -> None:
         self._ints[self._state] = IDLE
 
+    def beat(self, now: float) -> None:
+        """The heartbeat of a worker without a request (monotonic seconds)."""
+        self._floats[self._since] = now
+
     def count_request(self) -> None:
         """One more request has been answered."""
         self._ints[self._requests] += 1
