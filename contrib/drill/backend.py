@@ -1,6 +1,6 @@
 """The HTTP API behind the server, with faults: a process of its own that is told what to do on its standard input.
 
-    python3 backend.py PORT
+    python3 -m drill.backend PORT
 
 A line `MODE SEED` sets the mode and is answered with `ok`; the modes are those of `MODES`. It ends with its input.
 The clients' questions are answered as in `expected`; no mode ever sends a valid answer that is wrong.
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
-import expected
+from drill import expected
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends a reset, socket(7)."""

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import expected
-from invariants import Ledger, Outcome, judge_login, judge_lookup, judge_policy
+from drill import expected
+from drill.invariants import Ledger, Outcome, judge_login, judge_lookup, judge_policy
 
 GIVE_UP = 20.0
 """Seconds after which a client no longer waits for an answer."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from clients import Population
-from schedule import Planned
-from server import VARIANTS, Server
+from drill.clients import Population
+from drill.schedule import Planned
+from drill.server import VARIANTS, Server
 
 
 class BackendProcess:
@@ -31,7 +31,10 @@ class BackendProcess:
     @classmethod
     async def start(cls, command: list[str]) -> BackendProcess:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
         )
         backend = cls(process)
         await backend._confirmed()

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
-import expected
+from drill import expected
 
 
 class Outcome(Enum):

@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from server import Server
+from drill.server import Server
 
 SETTLE = 20.0
 """Seconds in which descriptors and memory may still be given back once all clients are gone."""
@@ -15,7 +15,8 @@ SETTLE = 20.0
 MEMORY_FACTOR, MEMORY_SPARE = 1.25, 8 << 20
 DESCRIPTORS_SPARE = 3
 
-_LINE = re.compile(r'(time=\S+ )?level=[A-Z]+ msg=("(\\.|[^"\\])*"|\S+)( [A-Za-z_]+=("(\\.|[^"\\])*"|\S*))*')
+_VALUE = r'(?:"(?:\\.|[^"\\])*"|[^\s"]*)'
+_LINE = re.compile(rf"(time=\S+ )?level=[A-Z]+ msg={_VALUE}( [A-Za-z_]+={_VALUE})*")
 
 
 @dataclass(frozen=True, slots=True)

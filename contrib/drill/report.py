@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from invariants import VIOLATIONS, Outcome, Tally
+from drill.invariants import VIOLATIONS, Outcome, Tally
 
 COLUMNS = {
     Outcome.RIGHT: "right",

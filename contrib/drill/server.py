@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend import TIMEOUT
-from clients import Endpoints
-from invariants import FAILURE_ACTION
+from drill.backend import TIMEOUT
+from drill.clients import Endpoints
+from drill.invariants import FAILURE_ACTION
 
 TREE = Path(__file__).resolve().parents[2]
 USER = "nobody"
