@@ -1,4 +1,4 @@
-"""Ways to load a text, for every test of this room."""
+"""Fixtures that load a text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ server:
 
 @pytest.fixture
 def accepted() -> Callable[..., Loaded]:
-    """Loads a text that must be valid; one without a `server` gets one."""
+    """Loads a text that must be valid. One without a `server` gets `LISTEN`."""
 
     def load(text: str, format: str = "yaml", environ: Mapping[str, str] | None = None, file: str = "/x/f") -> Loaded:
         if format == "yaml" and not text.startswith("server"):
@@ -31,7 +31,7 @@ def accepted() -> Callable[..., Loaded]:
 
 @pytest.fixture
 def refused() -> Callable[..., list[str]]:
-    """Loads a text that must not be valid; gives the problems as lines without the file's name (f)."""
+    """Loads a text that must not be valid. Returns the problems as lines without the file's name (f)."""
 
     def load(text: str, format: str = "yaml", environ: Mapping[str, str] | None = None, file: str = "f") -> list[str]:
         if format == "yaml" and not text.startswith("server"):

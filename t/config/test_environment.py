@@ -33,7 +33,7 @@ def test_a_variable_sets_a_value(name: str, text: str, path: str, expected: Any,
     assert value == expected and type(value) is type(expected)
 
 
-def test_a_variable_wins_over_the_file_even_over_a_mistake_in_it(accepted: Any) -> None:
+def test_a_variable_takes_precedence_over_the_file_even_over_a_mistake_in_it(accepted: Any) -> None:
     text = (
         "server:\n  listen: [{kind: socket_map, name: a, port: 1}]\n  logging: {level: loud, json: true}\n  http_client:\n"
         + MAP
@@ -89,6 +89,6 @@ def test_a_variable_that_cannot_be_used(name: str, value: str, line: str, refuse
 
 
 @pytest.mark.parametrize("server", ["5", "[a]", "text"])
-def test_a_section_of_the_wrong_type_is_told_as_such(server: str, refused: Any) -> None:
+def test_a_section_of_the_wrong_type_is_reported(server: str, refused: Any) -> None:
     lines = refused(f"server: {server}\n{MAP}", environ={"PFXHTTP_SERVER_LOGGING_LEVEL": "info"})
     assert lines[0].startswith("1:9: server: expected a mapping, not ")

@@ -1,4 +1,4 @@
-"""Whole configurations: the manual's, the same one in three formats, and everything wrong at once."""
+"""Whole configurations: those of the manual, one in three formats, and one with many mistakes."""
 
 from __future__ import annotations
 
@@ -56,16 +56,26 @@ def test_the_manual_s_overview() -> None:
         "secret",
         auth_method="client_secret_basic",
     )
-    common = dict(payload=BODY, value_field="data.result", error_field="error", no_error_value="not-found", timeout=30)
+    common = {
+        "payload": BODY,
+        "value_field": "data.result",
+        "error_field": "error",
+        "no_error_value": "not-found",
+        "timeout": 30,
+    }
     bearer = (("Authorization", "Bearer <token>"),)
     target = "https://127.0.0.1:9443/api/v1/custom/"
     assert settings.entries["socket_map"] == {
         "demo_map": Entry("socket_map", "demo_map", target + "map", headers=bearer, **common),
         "oidc_demo_map": Entry("socket_map", "oidc_demo_map", target + "map", backend_oidc=backend, **common),
     }
-    common = dict(
-        payload="{{ .Key }}", value_field="policy.result", error_field="policy.error", no_error_value="OK", timeout=30
-    )
+    common = {
+        "payload": "{{ .Key }}",
+        "value_field": "policy.result",
+        "error_field": "policy.error",
+        "no_error_value": "OK",
+        "timeout": 30,
+    }
     assert settings.entries["policy_service"] == {
         "example_policy": Entry("policy_service", "example_policy", target + "policy", headers=bearer, **common),
         "oidc_example_policy": Entry(
@@ -144,7 +154,7 @@ def test_the_manual_s_oidc() -> None:
     )
 
 
-def test_what_this_version_cannot_do_is_told_per_use() -> None:
+def test_each_use_of_an_unsupported_feature_is_reported() -> None:
     assert [problem.path for problem in unsupported(manual("overview"))] == [
         "dovecot_sasl.dovecot_sasl.backend_oidc_auth",
         "dovecot_sasl.dovecot_sasl.sasl_oidc_auth",
@@ -299,7 +309,7 @@ target = "http://h/"
 
 
 @pytest.mark.parametrize("form", FIVE)
-def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(form: str) -> None:
+def test_every_mistake_is_reported_in_the_order_of_the_file(form: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(FIVE[form], "f", form, {})
     column = {"yaml": (13, 3, 13, 14, 3), "json": (15, 3, 15, 16, 3), "toml": (14, 4, 14, 15, 4)}[form]
@@ -312,11 +322,11 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_the_file(form: str) ->
     ]
 
 
-def test_checks_from_above_are_reported_like_the_others() -> None:
+def test_the_caller_s_checks_are_reported_like_the_others() -> None:
     def check(entry: Entry) -> Iterator[tuple[str, str]]:
         assert entry.kind in ("socket_map", "dovecot_sasl")
         if entry.name == "a.b":
-            yield "payload", "is not to my taste"
+            yield "payload", "is refused"
             yield "method", "was not given"
         yield "target", "is the default's"
 
@@ -325,12 +335,12 @@ def test_checks_from_above_are_reported_like_the_others() -> None:
     assert caught.value.problems == (
         Problem("f", 13, 13, "socket_maps.defaults.target", "is the default's"),
         Problem("f", 16, 3, 'socket_maps."a.b".method', "was not given"),
-        Problem("f", 18, 14, 'socket_maps."a.b".payload', "is not to my taste"),
+        Problem("f", 18, 14, 'socket_maps."a.b".payload', "is refused"),
         Problem("f", 23, 15, "dovecot_sasl.s.target", "is the default's"),
     )
 
 
-def test_checks_from_above_also_see_entries_with_other_mistakes() -> None:
+def test_the_caller_s_checks_also_see_entries_with_other_mistakes() -> None:
     text = SAME["yaml"].replace("status_code: [200, 404]", "status_code: 1").replace("c: {}", "c: {target: 5}")
     seen: list[Any] = []
     with pytest.raises(ConfigError) as caught:
@@ -346,7 +356,7 @@ def test_checks_from_above_also_see_entries_with_other_mistakes() -> None:
     ]
 
 
-def test_a_value_known_to_be_wrong_is_not_told_again_by_a_check_from_above() -> None:
+def test_a_value_known_to_be_wrong_is_not_reported_again_by_the_caller_s_checks() -> None:
     text = SAME["yaml"].replace('s: {target: "http://h/"', 's: {target: "ftp://h/"')
     with pytest.raises(ConfigError) as caught:
         load_text(text, "f", "yaml", {}, [lambda entry: [("target", "one"), ("target", "two")]])

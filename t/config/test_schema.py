@@ -103,7 +103,7 @@ def test_the_spec_s_defaults(accepted: Any) -> None:
     assert server.worker_pool.max_requests == 0
 
 
-def test_homes_of_keys() -> None:
+def test_key_locations() -> None:
     assert schema.key_locations()["ttl"] == ("server.response_cache",)
     assert schema.key_locations()["temporary_failure"] == ("dovecot_sasl.<name>",)
     assert schema.key_locations()["mode"] == ("server.listen[]",)
@@ -111,7 +111,7 @@ def test_homes_of_keys() -> None:
     assert "defaults" not in schema.key_locations()
 
 
-def test_what_may_stand_at_a_path() -> None:
+def test_the_schema_at_a_path() -> None:
     assert schema.at(("socket_maps", "any", "custom_headers", 3)) == {"type": "string"}
     assert schema.at(("server", "listen", 0, "port"))["maximum"] == 65535
     assert schema.at(("server", "nothing")) is None

@@ -1,10 +1,69 @@
-"""Hosts and URLs: what may be asked, and what may be bound."""
+"""Durations, host names and URLs: which are accepted, and why others are not."""
 
 from __future__ import annotations
 
 import pytest
 
-from pfxhttpd.config.values import host_error, proxy_error, target_error, url_error
+from pfxhttpd.config.values import host_error, proxy_error, seconds, target_error, url_error
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("500ms", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("168h", 604800),
+        ("1h2m3s4ms", 3723.004),
+        ("1.5h", 5400),
+        ("250us", 0.00025),
+        ("250\u00b5s", 0.00025),
+        ("100ns", 1e-7),
+        (" 5s ", 5),
+        ("0", 0),
+        ("0s", 0),
+        ("90", 90),
+        ("1.5", 1.5),
+        (90, 90),
+        (0.25, 0.25),
+        (0, 0),
+    ],
+)
+def test_a_duration(text: str | float, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s",
+        "5 s",
+        "5d",
+        "1w",
+        "-5s",
+        "+5s",
+        -1,
+        "5s ago",
+        "1h 30m",
+        "5S",
+        "1..5s",
+        ".5s",
+        "1e3",
+        "\u0665s",
+        "5s\n5s",
+        float("inf"),
+        float("nan"),
+        10**400,
+        "9" * 400,
+        "9" * 400 + "h",
+        "0x10",
+    ],
+)
+def test_what_is_no_duration(text: str | float) -> None:
+    with pytest.raises(ValueError, match='expected a duration such as "500ms", "30s" or "1h30m"'):
+        seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +89,7 @@ def test_a_target(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url, fault",
+    "url, error",
     [
         ("h/path", "begins with http"),
         ("", "begins with http"),
@@ -67,11 +126,11 @@ def test_a_target(url: str) -> None:
         ("http://h{{ .Key }}", "placeholder cannot stand"),
     ],
 )
-def test_no_target(url: str, fault: str) -> None:
-    assert target_error(url) and any(part in target_error(url) for part in fault.split("|"))
+def test_what_is_no_target(url: str, error: str) -> None:
+    assert target_error(url) and any(part in target_error(url) for part in error.split("|"))
 
 
-def test_no_fault_repeats_a_password() -> None:
+def test_no_error_repeats_a_password() -> None:
     for url in (
         "ftp://u:geheim@h/",
         "http://u:geheim@h/",
@@ -80,12 +139,12 @@ def test_no_fault_repeats_a_password() -> None:
         "u:geheim@h",
         "http://u:geheim@h:x/",
     ):
-        for fault in (target_error(url), proxy_error(url), url_error(url)):
-            assert "heim" not in (fault or "")
+        for error in (target_error(url), proxy_error(url), url_error(url)):
+            assert "heim" not in (error or "")
 
 
 @pytest.mark.parametrize(
-    "url, fault",
+    "url, error",
     [
         ("http://p:3128", None),
         ("https://u:p@p:3128/", None),
@@ -97,11 +156,11 @@ def test_no_fault_repeats_a_password() -> None:
         ("http://u:p@/", "no host"),
     ],
 )
-def test_a_proxy(url: str, fault: str | None) -> None:
-    assert proxy_error(url) is None if fault is None else fault in (proxy_error(url) or "")
+def test_a_proxy(url: str, error: str | None) -> None:
+    assert proxy_error(url) is None if error is None else error in (proxy_error(url) or "")
 
 
-def test_another_url_has_no_placeholders_to_be_filled_in() -> None:
+def test_only_a_target_has_placeholders() -> None:
     assert url_error("https://p/.well-known/openid-configuration") is None
     assert url_error("https://p/{{ .Key }}") is not None
 

@@ -1,23 +1,20 @@
-"""Files to trees: places in each format, and what cannot be read at all."""
+"""The three formats: the location of each value, and what cannot be read at all."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from pfxhttpd.config import source
 from pfxhttpd.config.errors import ConfigError
-from pfxhttpd.config.load import load
 from pfxhttpd.config.node import MAX_DEPTH, Node, dotted
 
 Refused = Callable[..., list[str]]
 
 
-def places(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
+def locations(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
     """path -> line and column of the key, line and column of the value."""
     found: dict[str, tuple[int, int, int, int]] = {}
 
@@ -34,7 +31,7 @@ def places(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
 
 
 def reason(text: str | bytes, form: str = "yaml") -> str:
-    """The one line that a text which cannot be read gets."""
+    """The one problem of a text that cannot be read, as a line."""
     with pytest.raises(ConfigError) as caught:
         source.parse(source.decode(text.encode() if isinstance(text, str) else text, "f"), "f", form)
     (problem,) = caught.value.problems
@@ -42,9 +39,9 @@ def reason(text: str | bytes, form: str = "yaml") -> str:
     return str(problem)
 
 
-def test_yaml_places() -> None:
+def test_yaml_locations() -> None:
     text = 'server:\n  listen:\n  - kind: x\n    "port":   5\n  flow: {a: [1, two]}\n'
-    assert places(text, "yaml") == {
+    assert locations(text, "yaml") == {
         "server": (1, 1, 2, 3),
         "server.listen": (2, 3, 3, 3),
         "server.listen[0]": (3, 5, 3, 5),
@@ -57,9 +54,9 @@ def test_yaml_places() -> None:
     }
 
 
-def test_json_places() -> None:
+def test_json_locations() -> None:
     text = '{"server":\n\t{"a\\"b": [1, {"two" : 2.5e0}, "]"],\n  "\u00fc": {}, "x": []}}'
-    assert places(text, "json") == {
+    assert locations(text, "json") == {
         "server": (1, 2, 2, 2),
         'server."a\\"b"': (2, 3, 2, 11),
         'server."a\\"b"[0]': (2, 12, 2, 12),
@@ -90,8 +87,8 @@ port = 1979-05-27 07:32:00
 '''
 
 
-def test_toml_places() -> None:
-    assert places(TOML, "toml") == {
+def test_toml_locations() -> None:
+    assert locations(TOML, "toml") == {
         "top": (2, 1, 2, 7),
         "server": (3, 2, 3, 2),
         'server."quo.ted"': (4, 1, 4, 13),
@@ -136,7 +133,7 @@ four: *one
         "three": {"a": 5, "b": 4, "c": 6},
         "four": {"a": 1, "b": 2},
     }
-    assert root.get("two", "a").location[1:] == (1, 15), "a merged value stands where it was written"
+    assert root.get("two", "a").location[1:] == (1, 15), "a merged value keeps its location"
 
 
 def test_yaml_types() -> None:
@@ -184,7 +181,7 @@ def test_a_key_given_twice(text: str, form: str, line: str, refused: Refused) ->
     assert twice == [line]
 
 
-def test_every_key_given_twice_is_told_in_toml(refused: Refused) -> None:
+def test_every_key_given_twice_is_reported_in_toml(refused: Refused) -> None:
     assert len(refused("[server]\na = 1\na = 2\nb = 1\nb = 2\n", "toml")) == 2
 
 
@@ -269,11 +266,11 @@ def test_deep_nesting_gets_one_line(form: str, opening: str, closing: str) -> No
         ("toml", 'a = """' + "\\" * 999_999),
     ],
 )
-def test_endless_strings_are_read_in_time(form: str, text: str) -> None:
+def test_a_string_without_an_end_takes_no_quadratic_time(form: str, text: str) -> None:
     assert f"not valid {form.upper()}: " in reason(text, form)
 
 
-def test_as_deep_as_allowed_is_read() -> None:
+def test_the_deepest_allowed_nesting_is_read() -> None:
     deep = MAX_DEPTH - 2
     for form, text in (
         ("yaml", "a: " + "[" * deep + "]" * deep),
@@ -283,11 +280,11 @@ def test_as_deep_as_allowed_is_read() -> None:
         source.parse(text, "f", form)
 
 
-def test_aliases_that_expand_without_end() -> None:
-    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+def test_aliases_that_expand_too_far() -> None:
+    expanding = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
     )
-    assert "more than 50000 values, aliases expanded" in reason(laughs)
+    assert "more than 50000 values, aliases expanded" in reason(expanding)
     assert "nested more than" in reason("a: &a [*a]")
     assert "nested more than" in reason("a: &a {b: *a}")
     chain = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 100))
@@ -308,14 +305,14 @@ def test_aliases_that_expand_without_end() -> None:
         "!!int ''",
     ],
 )
-def test_no_tag_makes_anything(value: str, refused: Refused) -> None:
+def test_no_tag_constructs_anything(value: str, refused: Refused) -> None:
     text = f"server:\n  listen: [{{kind: socket_map, name: a, port: 1}}]\n  chroot: {value}\nsocket_maps: {{a: {{target: 'http://h/', value_field: v}}}}\n"
     (line,) = refused(text)
     assert line.startswith("3:11: server.chroot: ")
 
 
 @pytest.mark.parametrize("text", ["{? [a] : b}", "{<<: 5}", "{<<: [5]}", "{<<: !!set {a}, b: 1}"])
-def test_odd_yaml_keys_are_reported(text: str, refused: Refused) -> None:
+def test_yaml_keys_that_are_no_names_are_reported(text: str, refused: Refused) -> None:
     assert refused(f"server: {text}\n")[0].startswith("1:")
 
 
@@ -329,88 +326,18 @@ def test_odd_yaml_keys_are_reported(text: str, refused: Refused) -> None:
         ("toml", 'server = {chroot = "\\u0000"}'),
     ],
 )
-def test_texts_that_nothing_can_carry(form: str, text: str, refused: Refused) -> None:
+def test_a_text_with_nul_or_half_a_surrogate_pair_is_refused(form: str, text: str, refused: Refused) -> None:
     assert any("must not hold U+0000 or half a surrogate pair" in line for line in refused(text, form))
 
 
 @pytest.mark.parametrize("key, value", [("a", "\ud800:x"), ("a", "\ud800"), ("\ud800", "u:p"), ("a\0", "u:p")])
-def test_such_a_text_is_told_once_and_nothing_else_stumbles_over_it(key: str, value: str, refused: Refused) -> None:
+def test_such_a_text_is_reported_once_and_causes_no_other_problem(key: str, value: str, refused: Refused) -> None:
     entry = {"target": "http://h/", "value_field": "v", "http_auth_basic": value}
     server = {"listen": [{"kind": "socket_map", "name": "a", "port": 1}]}
     (line,) = refused(json.dumps({"server": server, "socket_maps": {key: entry}}), "json")
     assert line.endswith("must not hold U+0000 or half a surrogate pair")
 
 
-def test_toml_s_dates_are_no_texts(refused: Refused) -> None:
+def test_a_toml_date_is_not_a_text(refused: Refused) -> None:
     text = '[server]\nchroot = 1979-05-27\n[[server.listen]]\nkind = "socket_map"\nname = "a"\nport = 1\n[socket_maps.a]\ntarget = "http://h/"\nvalue_field = "v"\n'
     assert refused(text, "toml") == ["2:10: server.chroot: expected an absolute path, not a date"]
-
-
-def test_the_largest_file(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"#" * source.MAX_SIZE)
-    assert len(source.read(str(path))) == source.MAX_SIZE
-    path.write_bytes(b"#" * (source.MAX_SIZE + 1))
-    with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        source.read(str(path))
-
-
-def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
-    assert source.decode(b"\xef\xbb\xbfa: 1", "f") == "a: 1"
-
-
-@pytest.mark.parametrize(
-    "name, named, expected",
-    [
-        ("x.yml", None, "yaml"),
-        ("x.yaml", None, "yaml"),
-        ("x.json", None, "json"),
-        ("x.TOML", None, "toml"),
-        ("x.conf", None, "yaml"),
-        ("x", None, "yaml"),
-        ("x.json", "toml", "toml"),
-        ("x.yml", "json", "json"),
-    ],
-)
-def test_the_format_is_the_named_one_or_the_extension(name: str, named: str | None, expected: str) -> None:
-    assert source.chosen_format(name, named) == expected
-
-
-def unreadable(path: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(path, None, {})
-    return str(caught.value)
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    assert unreadable(str(tmp_path)) == f"{tmp_path}: cannot be read: Is a directory"
-    assert unreadable(f"{tmp_path}/none.yml") == f"{tmp_path}/none.yml: cannot be read: No such file or directory"
-    assert unreadable(str(loop)) == f"{loop}: cannot be read: Too many levels of symbolic links"
-    assert unreadable("a\0b") == "a\0b: cannot be read: embedded null byte"
-    assert unreadable("/dev/zero") == "/dev/zero: larger than 1 MiB, which no configuration needs"
-
-
-def test_the_places_are_searched_in_order(tmp_path: Path) -> None:
-    home, cwd = tmp_path / "home", tmp_path / "cwd"
-    (home / ".pfxhttp").mkdir(parents=True)
-    cwd.mkdir()
-    with pytest.raises(ConfigError) as caught:
-        source.search(str(home), str(cwd))
-    assert str(caught.value) == (
-        "no configuration file: looked for pfxhttp.yml (or .yaml, .toml, .json) in /usr/local/etc/pfxhttp, /etc/pfxhttp, "
-        f"{home}/.pfxhttp, {cwd}; name one with --config"
-    )
-    for path in (
-        cwd / "pfxhttp.json",
-        cwd / "pfxhttp.yaml",
-        home / ".pfxhttp/pfxhttp.toml",
-        home / ".pfxhttp/pfxhttp.yml",
-    ):
-        path.write_text("")
-        assert source.search(str(home), str(cwd)) == str(path)
-    os.remove(home / ".pfxhttp/pfxhttp.yml")
-    (home / ".pfxhttp/pfxhttp.yml").mkdir()
-    assert source.search(str(home), str(cwd)) == str(home / ".pfxhttp/pfxhttp.toml")
-    assert source.search("", str(cwd)) == str(cwd / "pfxhttp.yaml")

@@ -1,4 +1,4 @@
-"""The scan for places in TOML: it must find whatever tomllib finds, however it is laid out."""
+"""The scan for locations in TOML: it must find every value that tomllib finds, in every layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=5)
 
 
 class Writer:
-    """Writes a document with every layout that TOML has, as the drawn choices say."""
+    """Writes a document in a layout that the drawn choices determine."""
 
     def __init__(self, draw: Any) -> None:
         self.choose = lambda *choices: draw(st.sampled_from(choices))
@@ -102,7 +102,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @settings(max_examples=80, deadline=None)
 @given(DOCUMENTS, st.data())
-def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.DataObject) -> None:
+def test_every_value_has_a_location(document: dict[str, Any], data: st.DataObject) -> None:
     text = Writer(data.draw).document(document)
     assert tomllib.loads(text) == document
     scanner = Scanner(text, LineIndex(text, "f"))
@@ -134,5 +134,5 @@ def test_every_value_has_a_place_of_its_own(document: dict[str, Any], data: st.D
         "a = [1 2]",
     ],
 )
-def test_it_stops_quietly_at_what_is_not_toml(text: str) -> None:
+def test_it_stops_without_an_error_at_what_is_not_toml(text: str) -> None:
     Scanner(text, LineIndex(text, "f")).run()

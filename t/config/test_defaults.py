@@ -1,4 +1,4 @@
-"""Defaults: of a section, of the schema, and those that follow from something else."""
+"""Default values: those of a section, of the schema, and those that depend on other values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ socket_maps:
 """
 
 
-def test_entries_inherit_and_explicit_values_win(accepted: Any) -> None:
+def test_entries_inherit_and_explicit_values_take_precedence(accepted: Any) -> None:
     loaded = accepted(
         DEFAULTS
         + """\
@@ -93,13 +93,13 @@ def test_each_section_has_defaults_of_its_own(accepted: Any, refused: Any) -> No
         ("http_auth_basic: 'user:p\u00e4ss:word'", "method: POST", {"Authorization": "Basic dXNlcjpww6Rzczp3b3Jk"}),
     ],
 )
-def test_headers_are_put_together(defaults: str, own: str, expected: dict[str, str], accepted: Any) -> None:
+def test_headers_are_merged(defaults: str, own: str, expected: dict[str, str], accepted: Any) -> None:
     own = own.strip("{}")
     loaded = accepted(f"socket_maps: {{defaults: {{{defaults}}}, a: {{target: 'http://h/', value_field: v, {own}}}}}")
     assert list(entry(loaded).headers) == list(expected.items())
 
 
-def test_a_mistake_in_the_defaults_is_told_once_and_nothing_follows_from_it(refused: Any) -> None:
+def test_a_mistake_in_the_defaults_is_reported_once_and_causes_no_other_problem(refused: Any) -> None:
     assert refused("socket_maps:\n  defaults: {target: ftp://h/, value_field: [v], timeot: 5s}\n  a:\n  b: {}\n") == [
         "5:22: socket_maps.defaults.target: expected a URL that begins with http:// or https://",
         "5:45: socket_maps.defaults.value_field: expected a text on one line without control characters, not a list",

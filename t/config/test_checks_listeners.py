@@ -1,4 +1,4 @@
-"""Listeners: what the schema cannot say about them."""
+"""Listeners: what is accepted, and what is reported."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_listener(listener: str, expected: Listener, accepted: Any) -> None:
         ),
     ],
 )
-def test_a_listener_that_cannot_be(listener: str, line: str, refused: Any) -> None:
+def test_a_mistake_in_a_listener(listener: str, line: str, refused: Any) -> None:
     assert refused(with_listeners(listener) + GOOD) == [line]
 
 

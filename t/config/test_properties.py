@@ -1,4 +1,4 @@
-"""Whatever stands in a file: it loads, or every mistake is one line with a place inside the file. Nothing else happens."""
+"""Properties of loading: any file either loads, or every mistake is one line with a location inside the file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from pfxhttpd.config import schema, source
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import Loaded, load_text
 
-calm = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 FORMATS = st.sampled_from(source.FORMATS)
 VALID = (Path(__file__).parent / "manual/overview.yml").read_text()
 
 
 def outcome(content: bytes | str, form: str) -> Loaded | ConfigError:
-    """What loading comes to; the problems are looked at."""
+    """The result of loading. Problems are checked for their form."""
     try:
         text = source.decode(content, "f") if isinstance(content, bytes) else content
         return load_text(text, "f", form, {})
-    except ConfigError as invalid:
-        assert invalid.problems
-        size = len(content.splitlines()) + 1
-        for problem in invalid.problems:
-            assert str(problem).isprintable(), "one line, printable"
-            assert problem.message
-            assert 1 <= problem.line <= size and problem.column >= 1, problem
-        return invalid
+    except ConfigError as caught:
+        error = caught
+    assert error.problems
+    size = len(content.splitlines()) + 1
+    for problem in error.problems:
+        assert str(problem).isprintable(), "one line, printable"
+        assert problem.message
+        assert 1 <= problem.line <= size and problem.column >= 1, problem
+    return error
 
 
 def toml(value: Any) -> str:
@@ -49,7 +50,7 @@ def toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-# Words, not letters: so that more than the syntax is met.
+# Whole words rather than letters, so that more than the syntax is tested.
 
 NAMES = [*sorted(schema.key_locations()), "defaults", "a", "b", "", "a b", "\u00fc", "Server", "listne"]
 SCALARS = st.one_of(
@@ -114,7 +115,7 @@ TREES = st.recursive(
 
 
 def fitting(part: schema.Subschema) -> st.SearchStrategy[Any]:
-    """Values that mostly fit the schema: enough for the checks behind it to have something to do."""
+    """Values that mostly fit the schema, so that the checks after the schema's are reached."""
     kinds = schema.types(part)
     found: list[st.SearchStrategy[Any]] = []
     if "enum" in part:
@@ -156,7 +157,7 @@ def nearly(part: schema.Subschema) -> st.SearchStrategy[Any]:
 DOCUMENTS = fitting(schema.whole())
 
 
-@calm
+@slow
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")), FORMATS)
 @example(b"\xff\xfe", "yaml")
 @example(b'"\\U00110000"', "yaml")
@@ -170,8 +171,8 @@ def test_garbage(content: bytes, form: str) -> None:
 
 
 MARKS = st.sampled_from(
-    list("[]{}():,.=#&*!|>'\"%@`-? \t\n\\")
-    + [
+    [
+        *"[]{}():,.=#&*!|>'\"%@`-? \t\n\\",
         "\n  ",
         ": ",
         "- ",
@@ -199,15 +200,15 @@ MARKS = st.sampled_from(
 )
 
 
-@calm
+@slow
 @given(st.lists(MARKS, max_size=40).map("".join), FORMATS)
-def test_scraps_of_syntax(text: str, form: str) -> None:
+def test_pieces_of_syntax(text: str, form: str) -> None:
     outcome(text, form)
 
 
-@calm
+@slow
 @given(st.data(), st.sampled_from(["yaml", "json", "toml"]))
-def test_a_valid_file_with_scraps_in_it(data: st.DataObject, form: str) -> None:
+def test_a_valid_file_with_pieces_of_syntax_in_it(data: st.DataObject, form: str) -> None:
     plain = yaml.safe_load(VALID)
     text = {
         "yaml": VALID,
@@ -222,7 +223,7 @@ def test_a_valid_file_with_scraps_in_it(data: st.DataObject, form: str) -> None:
     outcome(text, form)
 
 
-@calm
+@slow
 @given(st.dictionaries(KEYS, TREES, max_size=5), FORMATS)
 def test_any_structure(document: dict[str, Any], form: str) -> None:
     text = {
@@ -233,32 +234,32 @@ def test_any_structure(document: dict[str, Any], form: str) -> None:
     outcome(text, form)
 
 
-def said(found: Loaded | ConfigError) -> Any:
+def result(found: Loaded | ConfigError) -> Any:
     return found if isinstance(found, Loaded) else sorted((problem.path, problem.message) for problem in found.problems)
 
 
-def without_lines(said_by: Any) -> Any:
+def without_lines(results: Any) -> Any:
     """Problems without the mention of another line, which differs between layouts."""
     return (
-        [(path, message.rpartition(" in line ")[0] or message) for path, message in said_by]
-        if isinstance(said_by, list)
-        else said_by
+        [(path, message.rpartition(" in line ")[0] or message) for path, message in results]
+        if isinstance(results, list)
+        else results
     )
 
 
-@calm
+@slow
 @given(DOCUMENTS)
 def test_formats_agree(document: dict[str, Any]) -> None:
     assume(document)
     found = [
-        said(outcome(json.dumps(document, indent=1), "json")),
-        said(outcome(as_yaml(document), "yaml")),
-        said(outcome("\n".join(f"{toml(key)} = {toml(value)}" for key, value in document.items()), "toml")),
+        result(outcome(json.dumps(document, indent=1), "json")),
+        result(outcome(as_yaml(document), "yaml")),
+        result(outcome("\n".join(f"{toml(key)} = {toml(value)}" for key, value in document.items()), "toml")),
     ]
     assert without_lines(found[0]) == without_lines(found[1]) == without_lines(found[2])
 
 
-@calm
+@slow
 @given(DOCUMENTS)
 def test_what_loads_loads_again_from_its_effective_document(document: dict[str, Any]) -> None:
     loaded = outcome(json.dumps(document), "json")
@@ -269,7 +270,7 @@ def test_what_loads_loads_again_from_its_effective_document(document: dict[str, 
 
 
 @pytest.mark.parametrize("form", source.FORMATS)
-def test_the_equipment_makes_valid_files_too(form: str) -> None:
+def test_valid_files_are_among_the_generated(form: str) -> None:
     plain = yaml.safe_load(VALID)
     text = {
         "yaml": as_yaml(plain),

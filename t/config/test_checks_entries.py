@@ -1,4 +1,4 @@
-"""Entries and the rest of `server`: mistakes with their places, and values that leave no doubt."""
+"""Entries, and `server` without its listeners: mistakes with their locations, and values of another type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pfxhttpd.config.settings import SaslOidc
+from pfxhttpd.config.settings import BackendOidc, SaslOidc
 
 START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
 """With the listener of the fixture these are lines 4 to 7."""
@@ -280,13 +280,12 @@ def test_a_mistake_in_server(more: str, line: str, refused: Any) -> None:
         ("no_error_value: 0", "no_error_value", "0"),
         ("method: GET", "method", "GET"),
         ("status_code:", "status_codes", {200}),
-        ("backend_oidc_auth:", "backend_oidc", SaslOidc() and None),
+        ("backend_oidc_auth:", "backend_oidc", BackendOidc()),
     ],
 )
-def test_a_value_that_leaves_no_doubt(more: str, key: str, expected: Any, accepted: Any) -> None:
+def test_a_value_that_is_coerced(more: str, key: str, expected: Any, accepted: Any) -> None:
     entry = accepted(f"{START}    {more}\n").settings.entries["socket_map"]["demo"]
-    if expected is not None:
-        assert getattr(entry, key) == expected
+    assert getattr(entry, key) == expected
 
 
 def test_a_number_that_could_mean_two_texts_is_refused(refused: Any) -> None:

@@ -49,7 +49,7 @@ def test_where_a_file_is_looked_for(name: str, tmp_path: Path, accepted: Any) ->
     assert "geheim" not in repr(oidc) and "BEGIN" not in repr(oidc)
 
 
-def test_an_entry_s_own_file_rules_out_the_default_and_the_other_way_round(tmp_path: Path, accepted: Any) -> None:
+def test_an_entry_s_own_file_replaces_the_default_and_the_other_way_round(tmp_path: Path, accepted: Any) -> None:
     (tmp_path / "own").write_text("own:1")
     text = "socket_maps: {defaults: {target: 'http://h/', value_field: v, %s}, demo: {%s}}"
     for defaults, own, expected in (
@@ -68,7 +68,7 @@ def test_an_entry_s_own_file_rules_out_the_default_and_the_other_way_round(tmp_p
         )
 
 
-def test_files_of_what_is_not_enabled_are_left_alone(accepted: Any) -> None:
+def test_files_of_what_is_not_enabled_are_not_read(accepted: Any) -> None:
     loaded = accepted(START + "    backend_oidc_auth: {client_secret_file: /none, private_key_file: /none}")
     assert loaded.settings.entries["socket_map"]["demo"].backend_oidc.client_secret == ""
 
@@ -87,7 +87,7 @@ def test_files_of_what_is_not_enabled_are_left_alone(accepted: Any) -> None:
         (b"u:" + b"x" * 65535, "the file cannot be used: it is larger than 64 KiB"),
     ],
 )
-def test_a_file_that_holds_no_login(content: bytes | None, reason: str, tmp_path: Path, refused: Any) -> None:
+def test_a_file_that_holds_no_credentials(content: bytes | None, reason: str, tmp_path: Path, refused: Any) -> None:
     if content is not None:
         (tmp_path / "login").write_bytes(content)
     (line,) = refused(START + f"    http_auth_basic_file: {tmp_path}/login\n")
@@ -99,7 +99,7 @@ def test_the_largest_file(tmp_path: Path, accepted: Any) -> None:
     accepted(START + f"    http_auth_basic_file: {tmp_path}/login\n")
 
 
-def test_what_is_no_regular_file_does_not_stall_the_loading(tmp_path: Path, refused: Any) -> None:
+def test_what_is_no_regular_file_does_not_block(tmp_path: Path, refused: Any) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refused(START + f"    http_auth_basic_file: {tmp_path}/pipe\n")[0].endswith("it is not a regular file")
     assert refused(START + f"    http_auth_basic_file: {tmp_path}\n")[0].endswith("Is a directory")

@@ -1,0 +1,83 @@
+"""The configuration file: which one is used, in which format, and what can be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pfxhttpd.config import source
+from pfxhttpd.config.errors import ConfigError
+from pfxhttpd.config.load import load
+
+
+def test_the_largest_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"#" * source.MAX_SIZE)
+    assert len(source.read(str(path))) == source.MAX_SIZE
+    path.write_bytes(b"#" * (source.MAX_SIZE + 1))
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        source.read(str(path))
+
+
+def test_a_byte_order_mark_is_dropped() -> None:
+    assert source.decode(b"\xef\xbb\xbfa: 1", "f") == "a: 1"
+
+
+@pytest.mark.parametrize(
+    "name, named, expected",
+    [
+        ("x.yml", None, "yaml"),
+        ("x.yaml", None, "yaml"),
+        ("x.json", None, "json"),
+        ("x.TOML", None, "toml"),
+        ("x.conf", None, "yaml"),
+        ("x", None, "yaml"),
+        ("x.json", "toml", "toml"),
+        ("x.yml", "json", "json"),
+    ],
+)
+def test_the_format_is_the_named_one_or_the_extension(name: str, named: str | None, expected: str) -> None:
+    assert source.chosen_format(name, named) == expected
+
+
+def unreadable(path: str) -> str:
+    """The error for a file that cannot be read."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, None, {})
+    return str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert unreadable(str(tmp_path)) == f"{tmp_path}: cannot be read: Is a directory"
+    assert unreadable(f"{tmp_path}/none.yml") == f"{tmp_path}/none.yml: cannot be read: No such file or directory"
+    assert unreadable(str(loop)) == f"{loop}: cannot be read: Too many levels of symbolic links"
+    assert unreadable("a\0b") == "a\0b: cannot be read: embedded null byte"
+    assert unreadable("/dev/zero") == "/dev/zero: larger than 1 MiB, which no configuration needs"
+
+
+def test_the_directories_are_searched_in_order(tmp_path: Path) -> None:
+    home, cwd = tmp_path / "home", tmp_path / "cwd"
+    (home / ".pfxhttp").mkdir(parents=True)
+    cwd.mkdir()
+    with pytest.raises(ConfigError) as caught:
+        source.search(str(home), str(cwd))
+    assert str(caught.value) == (
+        "no configuration file: looked for pfxhttp.yml (or .yaml, .toml, .json) in /usr/local/etc/pfxhttp, /etc/pfxhttp, "
+        f"{home}/.pfxhttp, {cwd}; name one with --config"
+    )
+    for path in (
+        cwd / "pfxhttp.json",
+        cwd / "pfxhttp.yaml",
+        home / ".pfxhttp/pfxhttp.toml",
+        home / ".pfxhttp/pfxhttp.yml",
+    ):
+        path.write_text("")
+        assert source.search(str(home), str(cwd)) == str(path)
+    os.remove(home / ".pfxhttp/pfxhttp.yml")
+    (home / ".pfxhttp/pfxhttp.yml").mkdir()
+    assert source.search(str(home), str(cwd)) == str(home / ".pfxhttp/pfxhttp.toml")
+    assert source.search("", str(cwd)) == str(cwd / "pfxhttp.yaml")
