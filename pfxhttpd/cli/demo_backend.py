@@ -1,22 +1,22 @@
-"""A small HTTP API behind pfxhttpd, to be read as an example of what to write.
+"""A small HTTP API for pfxhttpd, as an example of what to write.
 
-It needs nothing but Python's standard library and runs alone, too:
+It needs only Python's standard library, and can also run alone:
 
     python3 demo_backend.py 23452
     curl --json '{"map": "demo_map", "key": "alice@example.com"}' http://127.0.0.1:23452/lookup
 
-Three questions, each a POST with a JSON object, each answered with a JSON object:
+There are three resources. Each request is a POST with a JSON object, and so is each response:
 
-    /lookup   {"map": ..., "key": ...}      200 {"data": {"result": ...}}   null where there is nothing
-                                            200 {"error": ...}              the key can never be answered
+    /lookup   {"map": ..., "key": ...}      200 {"data": {"result": ...}}   null when there is no value
+                                            200 {"error": ...}              a permanent error for this key
     /policy   the attributes of             200 {"policy": {"result": ...}} an action of access(5)
               Postfix's policy protocol
     /login    {"username", "password", …}   200 and Auth-User               the password is right
                                             403 and Auth-Status             it is not
 
-Everything else is an error status with {"error": ...}. What pfxhttpd makes of a status matters to an API's
-author: 5xx, 408, 425 and 429 are temporary (the mail waits), any other unexpected status is permanent. That is why
-"no such mailbox" is a 200 with null: 404 would mean that the API itself is not where it should be.
+Everything else is answered with an error status and {"error": ...}. The author of an API should know what pfxhttpd makes
+of a status: 5xx, 408, 425 and 429 are temporary errors (the mail waits), any other unexpected status is a permanent error.
+That is why "no such mailbox" is a 200 with null: 404 would mean that the URL is wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import Any
 
 
 def hashed(password: str) -> bytes:
-    """What is kept of a password. The salt is one for all because the table below is public anyway."""
+    """The hash of a password. One salt for all is enough here, because the passwords are public anyway."""
     return hashlib.pbkdf2_hmac("sha256", password.encode(), b"demo", 20_000)
 
 
@@ -59,9 +59,9 @@ MAPS: Mapping[str, Mapping[str, Any]] = {
     "demo_aliases": ALIASES,
 }
 DOWN = {"outage@example.com"}
-"""Keys and users that are answered as if the database were down."""
+"""Keys and users for which the API reports that its database is down."""
 BROKEN = {"wrong@example.com": "this mailbox cannot be looked up"}
-"""Keys whose answer is an error that asking again does not cure."""
+"""Keys whose lookup is a permanent error, and its text."""
 
 BLOCKED_SENDERS = {"spammer@example.net": "REJECT Mail from this sender is not wanted"}
 GREYLISTED_SENDERS = {"stranger@example.net"}
@@ -76,8 +76,8 @@ LOCKED = {"bob@example.org": "Account is locked"}
 MAX_BODY = 1 << 20
 
 
-class Problem(Exception):
-    """A request that gets an error status and this text."""
+class RequestError(Exception):
+    """A request that is answered with this error status and text."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
@@ -85,9 +85,9 @@ class Problem(Exception):
 
 
 class Greylist:
-    """Who was turned away when. A first attempt waits; the same one `seconds` later is let through.
+    """The time of the first attempt of each sender. An attempt is accepted `seconds` after the first one.
 
-    It forgets nothing until the process ends; one that is meant to last keeps its table in a database, with an end.
+    The table grows until the process ends. A real one would be in a database, and its rows would expire.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -96,24 +96,25 @@ class Greylist:
         self._lock = threading.Lock()
 
     def must_wait(self, attempt: tuple[str, ...], now: float) -> bool:
+        """Whether the attempt is too early. `now` is in seconds."""
         with self._lock:
             return now - self._first.setdefault(attempt, now) < self._seconds
 
 
-def text_of(question: Mapping[str, Any], name: str) -> str:
-    """The named field, which must be there and be a string."""
-    value = question.get(name)
+def text_field(request: Mapping[str, Any], name: str) -> str:
+    """The field of that name. Raises `RequestError` when it is missing or not a string."""
+    value = request.get(name)
     if not isinstance(value, str):
-        raise Problem(HTTPStatus.BAD_REQUEST, f"the field {name} is missing")
+        raise RequestError(HTTPStatus.BAD_REQUEST, f"the field {name} is missing")
     return value
 
 
 class Api(BaseHTTPRequestHandler):
-    """One connection. It is kept open: a new one for every question would cost more than the answer."""
+    """A client connection. It is kept open, because a new one for every request would cost more than the response."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an answer is one small packet, and nothing follows that could fill it
-    wbufsize = -1  # head and body leave together
+    disable_nagle_algorithm = True  # a response is one small packet, and no further data could fill it
+    wbufsize = -1  # head and body are sent together
     timeout = 300  # seconds; longer than the client keeps an idle connection
 
     greylist: Greylist
@@ -123,75 +124,75 @@ class Api(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            question = self._question()
+            request = self._request()
             path = self.path.partition("?")[0]
             match path:
                 case "/lookup":
-                    self._lookup(question)
+                    self._lookup(request)
                 case "/policy":
-                    self._policy(question)
+                    self._policy(request)
                 case "/login":
-                    self._login(question)
+                    self._login(request)
                 case _:
-                    raise Problem(HTTPStatus.NOT_FOUND, f"there is nothing at {path}")
-        except Problem as problem:
-            self._answer({"error": problem.text}, problem.status)
+                    raise RequestError(HTTPStatus.NOT_FOUND, f"there is nothing at {path}")
+        except RequestError as error:
+            self._respond({"error": error.text}, error.status)
 
-    def _lookup(self, question: Mapping[str, Any]) -> None:
-        name, key = text_of(question, "map"), text_of(question, "key")
+    def _lookup(self, request: Mapping[str, Any]) -> None:
+        name, key = text_field(request, "map"), text_field(request, "key")
         if name not in MAPS:
-            raise Problem(HTTPStatus.NOT_FOUND, f"there is no map {name}")
+            raise RequestError(HTTPStatus.NOT_FOUND, f"there is no map {name}")
         if key in DOWN:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the database is down")
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is down")
         if key in BROKEN:
-            self._answer({"error": BROKEN[key]})
+            self._respond({"error": BROKEN[key]})
         else:
-            self._answer({"data": {"result": MAPS[name].get(key.lower())}})
+            self._respond({"data": {"result": MAPS[name].get(key.lower())}})
 
-    def _policy(self, question: Mapping[str, Any]) -> None:
-        sender = text_of(question, "sender").lower()
-        attempt = (str(question.get("client_address")), sender, str(question.get("recipient")))
+    def _policy(self, request: Mapping[str, Any]) -> None:
+        sender = text_field(request, "sender").lower()
+        attempt = (str(request.get("client_address")), sender, str(request.get("recipient")))
         if sender in BLOCKED_SENDERS:
             action = BLOCKED_SENDERS[sender]
         elif sender in GREYLISTED_SENDERS and self.greylist.must_wait(attempt, time.monotonic()):
             action = "DEFER_IF_PERMIT Greylisted, try again later"
         else:
-            action = "DUNNO"  # no objection here; the restrictions that follow in main.cf decide
-        self._answer({"policy": {"result": action}})
+            action = "DUNNO"  # the restrictions that follow in main.cf decide
+        self._respond({"policy": {"result": action}})
 
-    def _login(self, question: Mapping[str, Any]) -> None:
-        user, password = text_of(question, "username").lower(), text_of(question, "password")
+    def _login(self, request: Mapping[str, Any]) -> None:
+        user, password = text_field(request, "username").lower(), text_field(request, "password")
         if user in DOWN:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the database is down")
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is down")
         right = hmac.compare_digest(hashed(password), LOGINS.get(user, b""))
         if not right:
-            self._answer({"error": "refused"}, HTTPStatus.FORBIDDEN, {"Auth-Status": "Invalid username or password"})
+            self._respond({"error": "refused"}, HTTPStatus.FORBIDDEN, {"Auth-Status": "Invalid username or password"})
         elif user in LOCKED:
-            self._answer({"error": "refused"}, HTTPStatus.FORBIDDEN, {"Auth-Status": LOCKED[user]})
+            self._respond({"error": "refused"}, HTTPStatus.FORBIDDEN, {"Auth-Status": LOCKED[user]})
         else:
-            self._answer({"account": user}, HTTPStatus.OK, {"Auth-User": user})
+            self._respond({"account": user}, HTTPStatus.OK, {"Auth-User": user})
 
-    def _question(self) -> dict[str, Any]:
-        """The JSON object in the request's body, read whole, so that the connection can be used again."""
+    def _request(self) -> dict[str, Any]:
+        """The JSON object in the body. The whole body is read, so that the connection can be used again."""
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             self.close_connection = True
-            raise Problem(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
+            raise RequestError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
         if len(length) > 9 or int(length) > MAX_BODY:
             self.close_connection = True
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
         try:
-            question = json.loads(self.rfile.read(int(length)))
+            request = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
-            raise Problem(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
-        if not isinstance(question, dict):
-            raise Problem(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
-        return question
+            raise RequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+        if not isinstance(request, dict):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
+        return request
 
-    def _answer(
-        self, answer: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+    def _respond(
+        self, response: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
     ) -> None:
-        body = json.dumps(answer).encode()
+        body = json.dumps(response).encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -203,31 +204,29 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """The base class's own errors (an unknown method, a broken request line) as JSON instead of HTML."""
+        """Errors that the base class finds (an unknown method, an invalid request line), as JSON instead of HTML."""
         self.close_connection = True
-        self._answer({"error": message or HTTPStatus(code).phrase}, HTTPStatus(code))
+        self._respond({"error": message or HTTPStatus(code).phrase}, HTTPStatus(code))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: pfxhttpd logs what it asks, and twice is noise in a demo."""
+        """Nothing is logged here, because pfxhttpd logs its requests."""
 
 
 def server(port: int) -> ThreadingHTTPServer:
-    """The API bound to a loopback port (0: any free one), not serving yet.
-
-    Raises OSError when the port is taken."""
+    """The API, bound to a loopback port (0 means any free one) and not yet serving. Raises OSError."""
     handler = type("Api", (Api,), {"greylist": Greylist(GREYLIST_SECONDS)})
     ThreadingHTTPServer.allow_reuse_address = True
     return ThreadingHTTPServer(("127.0.0.1", port), handler)
 
 
-def leave_with_parent() -> None:
-    """Ends the process when standard input ends: whoever started it is gone, however that happened."""
+def exit_with_parent() -> None:
+    """End the process at the end of standard input, which comes when the parent has ended for whatever reason."""
     sys.stdin.buffer.read()
     os._exit(0)
 
 
 def main(arguments: list[str]) -> int:
-    """`demo_backend.py PORT [--child]`; a child prints `ready` once it is bound and leaves with its parent."""
+    """`demo_backend.py PORT [--child]`. It prints `ready` when it is bound. A child ends with its parent."""
     child = "--child" in arguments
     ports = [argument for argument in arguments if argument != "--child"]
     if len(ports) != 1 or not ports[0].isdigit():
@@ -239,8 +238,8 @@ def main(arguments: list[str]) -> int:
         print(f"cannot listen on 127.0.0.1:{ports[0]}: {error}", file=sys.stderr)
         return 69
     if child:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair: it may still have questions
-        threading.Thread(target=leave_with_parent, daemon=True).start()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent may still send requests
+        threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
         with api:
             print("ready", flush=True)

@@ -16,9 +16,9 @@ DEMO_PORT = 23450
 """The first port of the demo unless another is given."""
 
 _QUERY_USAGE = """\
-pfxhttpd query [--address WHERE] [--timeout DURATION] MAP KEY
-       pfxhttpd query [--address WHERE] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
-       pfxhttpd query [--address WHERE] [--timeout DURATION] --sasl NAME USER"""
+pfxhttpd query [--address ADDRESS] [--timeout DURATION] MAP KEY
+       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
+       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --sasl NAME USER"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,9 +56,9 @@ def _add_run(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
-        help="load and validate the configuration",
-        description="Loads the configuration and prints everything that is wrong with it, a line each."
-        " Exit code: 0 when nothing is wrong, else 78.",
+        help="check the configuration",
+        description="Reads the configuration and prints all errors in it, one per line."
+        " Exit code: 0 if there is no error, else 78.",
     )
     command.set_defaults(command="pfxhttpd.cli.check:run")
 
@@ -89,7 +89,7 @@ def _add_query(commands: Any) -> None:
         help="log USER in at this SASL service; the password comes from a prompt or standard input",
     )
     command.add_argument(
-        "--address", metavar="WHERE", help="unix:/path or inet:host:port; default: the listener in the configuration"
+        "--address", metavar="ADDRESS", help="unix:/path or inet:host:port; default: the listener in the configuration"
     )
     command.add_argument(
         "--timeout",

@@ -80,7 +80,7 @@ def test_a_valid_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == f"{path}:1:1: not valid JSON: expecting value\n"
 
 
-def test_what_this_version_cannot_do_is_not_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unsupported_feature_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pfxhttp.yml"
     path.write_text(
         GOOD.replace("v}", "v, backend_oidc_auth: {enabled: true, configuration_uri: 'https://p/', client_id: x}}")
@@ -90,7 +90,7 @@ def test_what_this_version_cannot_do_is_not_ok(tmp_path: Path, capsys: pytest.Ca
     assert out == "" and err.startswith(f"{path}: socket_maps.demo.backend_oidc_auth: ") and err.count("\n") == 1
 
 
-def test_without_a_name_the_file_is_searched(
+def test_without_config_the_file_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

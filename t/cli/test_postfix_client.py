@@ -10,7 +10,7 @@ from pfxhttpd.cli import postfix_client
 
 
 @pytest.mark.parametrize(
-    "take, whole",
+    "parse, whole",
     [
         (postfix_client.socketmap_reply, b"7:OK 1,2,,"),
         (postfix_client.policy_reply, b"action=DEFER x\n\n"),
@@ -18,6 +18,6 @@ from pfxhttpd.cli import postfix_client
         (postfix_client.sasl_reply, b"FAIL\t2\nOK\t1\tuser=alice\n"),
     ],
 )
-def test_a_reply_is_there_when_it_is_whole_and_not_before(take: Callable[[bytes], object], whole: bytes) -> None:
-    assert [take(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
-    assert take(whole) is not None and take(whole) == take(whole + b"more")
+def test_a_reply_is_returned_when_it_is_complete_and_not_before(parse: Callable[[bytes], object], whole: bytes) -> None:
+    assert [parse(whole[:length]) for length in range(len(whole))] == [None] * len(whole)
+    assert parse(whole) is not None and parse(whole) == parse(whole + b"more")

@@ -21,19 +21,19 @@ GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nMECH\tLOGIN\tplaintext\nSPID
 
 
 class Scripted:
-    """Accepts one connection, greets, waits for a whole question, answers in pieces and closes. `heard` is what came."""
+    """Accepts one connection, greets, waits for a whole request, answers in pieces and closes. `received` is what was sent to it."""
 
     def __init__(
         self,
         listener: socket.socket,
-        question_ends: bytes,
+        request_ends: bytes,
         *answer: bytes,
         greeting: bytes = b"",
         stays: bool = False,
         resets: bool = False,
     ) -> None:
-        self.heard = b""
-        self._listener, self._ends, self._answer = listener, question_ends, answer
+        self.received = b""
+        self._listener, self._ends, self._answer = listener, request_ends, answer
         self._greeting, self._stays, self._resets = greeting, stays, resets
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -43,11 +43,11 @@ class Scripted:
         with connection:
             connection.settimeout(10)
             connection.sendall(self._greeting)
-            while self._ends and not self.heard.endswith(self._ends):
+            while self._ends and not self.received.endswith(self._ends):
                 data = connection.recv(65536)
                 if not data:
                     return
-                self.heard += data
+                self.received += data
             for piece in self._answer:
                 connection.sendall(piece)
             if self._stays:
@@ -99,7 +99,7 @@ def test_socketmap_replies(capsys: pytest.CaptureFixture[str], reply: bytes, sho
     with scripted(b",", netstring(reply)) as (server, where):
         assert ask("--address", where, "demo_map", "some one@example.com") == code
     assert capsys.readouterr() == (shown + "\n", "")
-    assert server.heard == netstring(b"demo_map some one@example.com")
+    assert server.received == netstring(b"demo_map some one@example.com")
 
 
 def test_a_reply_may_come_byte_by_byte_and_be_long(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +122,7 @@ def test_a_reply_may_come_byte_by_byte_and_be_long(capsys: pytest.CaptureFixture
 def test_a_key_is_sent_as_it_is(key: str, sent: bytes) -> None:
     with scripted(b",", netstring(b"NOTFOUND ")) as (server, where):
         assert ask("--address", where, "--", "m", key) == 1
-    assert server.heard == netstring(sent)
+    assert server.received == netstring(sent)
 
 
 def test_a_unix_socket_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,13 +139,13 @@ def test_a_reply_that_is_none_is_temporary(capsys: pytest.CaptureFixture[str], a
     assert out == "" and re.fullmatch(rf"pfxhttpd: {re.escape(where)} [^\n]+\n", error)
 
 
-def test_patience_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_timeout_ends_the_query(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(b",", b"10:OK", stays=True) as (_, where):
         assert ask("--address", where, "--timeout", "100ms", "demo_map", "key") == 75
     assert capsys.readouterr().err == f"pfxhttpd: no reply from {where} in time\n"
 
 
-def test_nobody_listens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_server_that_does_not_listen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         where = f"inet:127.0.0.1:{bound.getsockname()[1]}"
@@ -180,13 +180,13 @@ def test_policy_replies(capsys: pytest.CaptureFixture[str], action: str, code: i
     with scripted(b"\n\n", f"action={action}\n\n".encode()) as (server, where):
         assert ask("--address", where, "--policy", "p", "sender=a@b", "recipient=c=d", "helo_name=") == code
     assert capsys.readouterr() == (f"action={action}\n", "")
-    assert server.heard == b"request=smtpd_access_policy\nsender=a@b\nrecipient=c=d\nhelo_name=\n\n"
+    assert server.received == b"request=smtpd_access_policy\nsender=a@b\nrecipient=c=d\nhelo_name=\n\n"
 
 
-def test_a_request_attribute_of_ones_own_is_kept() -> None:
+def test_a_given_request_attribute_is_kept() -> None:
     with scripted(b"\n\n", b"action=OK\n\n") as (server, where):
         assert ask("--address", where, "--policy", "p", "sender=a", "request=other") == 0
-    assert server.heard == b"sender=a\nrequest=other\n\n"
+    assert server.received == b"sender=a\nrequest=other\n\n"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, c
     with scripted(b"\n", answer[:3], answer[3:], greeting=GREETING) as (server, where):
         assert ask("--address", where, "--sasl", "login", "alice") == code
     assert capsys.readouterr() == (shown + "\n", "")
-    version, process, exchange = server.heard.decode().splitlines()
+    version, process, exchange = server.received.decode().splitlines()
     assert version.startswith("VERSION\t1\t") and re.fullmatch(r"CPID\t\d+", process)
     start, response = exchange.rsplit("\tresp=", 1)
     assert start.split("\t")[:4] == ["AUTH", "1", "PLAIN", "service=smtp"]
@@ -232,17 +232,17 @@ def test_a_dropped_login_is_temporary(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("typed")
-def test_a_reset_is_a_hang_up_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reset_is_a_closed_connection(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(b"\n", greeting=GREETING, resets=True) as (_, where):
         assert ask("--address", where, "--sasl", "login", "alice") == 75
     assert capsys.readouterr().err == f"pfxhttpd: {where} closed the connection without a reply\n"
 
 
 @pytest.mark.usefixtures("typed")
-def test_a_server_without_plain_is_asked_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_without_plain_is_sent_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(b"", greeting=GREETING.replace(b"MECH\tPLAIN\tplaintext\n", b"")) as (server, where):
         assert ask("--address", where, "--sasl", "login", "alice") == 69
-    assert server.heard == b"" and "PLAIN is not offered" in capsys.readouterr().out
+    assert server.received == b"" and "PLAIN is not offered" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("typed")
@@ -250,7 +250,7 @@ def test_a_server_without_plain_is_asked_nothing(capsys: pytest.CaptureFixture[s
 def test_another_protocol_gets_no_password(greeting: bytes) -> None:
     with scripted(b"", greeting=greeting) as (server, where):
         assert ask("--address", where, "--sasl", "login", "alice") == 75
-    assert server.heard == b""
+    assert server.received == b""
 
 
 def test_no_password_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,7 +316,7 @@ def written(directory: Path, dead: int, port: str = "9", other: str = "10") -> s
     return str(file)
 
 
-def test_the_configuration_tells_whom_to_ask(tmp_path: Path, dead: int) -> None:
+def test_the_address_is_taken_from_the_configuration(tmp_path: Path, dead: int) -> None:
     with scripted(b",", netstring(b"OK")) as (_, where):
         assert ask("second", "key", config=written(tmp_path, dead, port=where.rpartition(":")[2])) == 0
     with scripted(b"\n\n", b"action=OK\n\n") as (_, where):
