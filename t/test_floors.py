@@ -12,6 +12,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "pfxhttpd"
 FLOORS = ("wire", "config", "rules", "io", "service", "process", "demo", "cli")
 WITHOUT_SIBLINGS = {"io"}
+SHARED = ["SetupError"], ["directory"]
+"""What all modules of io/ may import from it: their error, and the safe way to make files in directories."""
 PURE = {"wire", "rules"}
 WORLDLY = {
     "socket",
@@ -62,7 +64,7 @@ def offences(source: str, module: str) -> list[str]:
         elif len(parts) > 1 and parts[1] in FLOORS and floor in FLOORS:
             if FLOORS.index(parts[1]) > FLOORS.index(floor):
                 found.append(f"{module}:{line}: {name}: upstairs")
-            sibling = parts[2:3] != module.split(".")[2:3] and parts[2:3] != ["SetupError"]
+            sibling = parts[2:3] != module.split(".")[2:3] and parts[2:3] not in SHARED
             if parts[1] == floor and floor in WITHOUT_SIBLINGS and sibling:
                 found.append(f"{module}:{line}: {name}: a sibling")
         elif parts[1:2] == ["__main__"]:

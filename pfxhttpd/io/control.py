@@ -6,7 +6,6 @@ id is checked as well (unix(7), SO_PEERCRED), for systems that ignore a socket's
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfxhttpd.io import SetupError
+from pfxhttpd.io.directory import Directory, Owner, acting_as, make
 
 SYSTEM_DIRECTORY = "/run/pfxhttp"
 SOCKET = "control.sock"
@@ -40,74 +40,105 @@ def directory(configured: str, environ: Mapping[str, str]) -> str:
     return os.path.join(environ.get("XDG_RUNTIME_DIR") or "/tmp", f"pfxhttp-{os.geteuid()}")
 
 
-def make_directory(where: str, owner: tuple[int, int] | None = None) -> None:
-    """Make the runtime directory (mode 0700) if it is not there; it then belongs to `owner` (user and group id).
+def make_directory(path: str, owner: Owner | None = None) -> None:
+    """Make the runtime directory (mode 0700) if it does not exist. It then belongs to `owner`.
 
-    Raises `SetupError`, also when what is there belongs to somebody else.
+    Raises `SetupError`, also when the directory belongs to another user.
+    """
+    make("runtime directory", path, owner)
+    try:
+        with Directory(path) as runtime:
+            if owner and owner[0] and runtime.exclusive and runtime.status.st_uid == 0:
+                _take_over(runtime, owner)
+    except OSError as error:
+        raise _setup_error("runtime directory", path, error) from error
+
+
+def _take_over(runtime: Directory, owner: Owner) -> None:
+    """Give a directory that an earlier run as root has left behind to the service user, who could not enter it.
+
+    That is one of root's with mode 0700 in which there is nothing but sockets on which no process listens.
+    """
+    if stat.S_IMODE(runtime.status.st_mode) != 0o700:
+        return
+    _remove_stale(runtime)
+    if runtime.remove_dead_sockets():
+        runtime.give(owner)
+
+
+def bind(path: str, owner: Owner | None = None) -> socket.socket:
+    """The listening control socket in the runtime directory; it belongs to `owner`.
+
+    Raises `SetupError`, also when a server listens there already.
     """
     try:
-        if not os.path.isdir(where):
-            os.makedirs(os.path.dirname(where), mode=0o755, exist_ok=True)
-            os.mkdir(where, mode=0o700)
-            if owner:
-                os.chown(where, *owner)
-        if os.stat(where).st_uid not in (0, os.geteuid(), *(owner or ())[:1]):
-            raise SetupError(f"runtime directory {where}: belongs to somebody else")
+        with Directory(path) as runtime:
+            # Root acts in a directory of its own only; elsewhere the service user could replace what root makes.
+            as_root = runtime.exclusive
+            with acting_as(None if as_root else owner):
+                _remove_stale(runtime)
+                control = _bind(runtime)
+                if as_root and owner and owner[0] != os.geteuid():
+                    runtime.give_socket(SOCKET, owner)
+                control.listen(16)
+            control.setblocking(False)
+            return control
     except OSError as error:
-        raise SetupError(
-            f"runtime directory {where}: {error.strerror or error}", error.errno == errno.EACCES
-        ) from error
+        raise _setup_error("control socket", os.path.join(path, SOCKET), error) from error
 
 
-def bind(where: str, owner: tuple[int, int] | None = None) -> socket.socket:
-    """The listening control socket in the directory `where`; it belongs to `owner`.
-
-    Raises `SetupError`, also when a server answers there already.
-    """
-    path = os.path.join(where, SOCKET)
+def _bind(runtime: Directory) -> socket.socket:
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
     try:
-        if os.path.lexists(path):
-            _remove_stale(path)
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            control.bind(path)
-        finally:
-            os.umask(mask)
-        if owner:
-            os.chown(path, *owner)
-        control.listen(16)
-        control.setblocking(False)
-        return control
-    except OSError as error:
-        raise SetupError(f"control socket {path}: {error.strerror or error}", error.errno == errno.EACCES) from error
+        runtime.bind(control, SOCKET)
+    except OSError:
+        control.close()
+        raise
+    finally:
+        os.umask(umask)
+    return control
 
 
-def _remove_stale(path: str) -> None:
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise SetupError(f"control socket {path}: there is another file at that path")
+def _remove_stale(runtime: Directory) -> None:
+    """Remove the socket of a server that is gone. Raises `SetupError` if a server listens, `OSError`."""
+    path = os.path.join(runtime.path, SOCKET)
+    try:
+        if not stat.S_ISSOCK(runtime.stat(SOCKET).st_mode):
+            raise SetupError(f"control socket {path}: there is another file at that path")
+    except FileNotFoundError:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            os.unlink(path)
+            runtime.unlink(SOCKET)
             return
     raise SetupError(f"a server is running already: it answers on {path}")
 
 
-def remove(where: str) -> None:
+def _setup_error(what: str, path: str, error: OSError) -> SetupError:
+    return SetupError(f"{what} {path}: {error.strerror or error}", isinstance(error, PermissionError))
+
+
+def remove(path: str) -> None:
     """Remove the socket's file, if possible."""
     try:
-        os.unlink(os.path.join(where, SOCKET))
+        with Directory(path) as runtime:
+            runtime.unlink(SOCKET)
     except OSError:
         pass  # outside the chroot, or in a directory of root's; the next start removes the stale file
 
 
 def allowed(connection: socket.socket, owner: int) -> bool:
     """Whether the connection's peer is root or the user `owner`."""
+    return _peer_user(connection) in (0, owner)
+
+
+def _peer_user(connection: socket.socket) -> int:
     _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return user in (0, owner)
+    return int(user)
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -125,20 +156,28 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def ask(where: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Send a request to the server whose runtime directory is `where` and return its reply.
+def ask(path: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Send a request to the server whose runtime directory is `path` and return its reply.
 
-    `timeout` is in seconds. Raises `ControlError`.
+    `timeout` is in seconds. Raises `ControlError`, also when another user may have made the directory or the socket: what
+    such a server replies would be no more than that user's text.
     """
-    path = os.path.join(where, SOCKET)
+    name = os.path.join(path, SOCKET)
     try:
+        with Directory(path) as runtime:
+            server = runtime.status.st_uid
+            if server not in (0, os.geteuid()) and not runtime.protected:
+                raise ControlError(f"no server asked: any user could have made {path}, and it belongs to user {server}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
-            connection.connect(path)
+            connection.connect(name)
+            user = _peer_user(connection)
+            if user not in (0, os.geteuid(), server):
+                raise ControlError(f"no server asked: a process of user {user} listens on {name}")
             connection.sendall(encode(request))
             with connection.makefile("rb") as answer:
                 return parse(answer.readline())
     except TimeoutError as error:
-        raise ControlError(f"the server on {path} did not answer within {timeout:g} s") from error
+        raise ControlError(f"the server on {name} did not answer within {timeout:g} s") from error
     except OSError as error:
-        raise ControlError(f"no server answers on {path}: {error.strerror or error}") from error
+        raise ControlError(f"no server answers on {name}: {error.strerror or error}") from error

@@ -1,12 +1,15 @@
-"""The pid file: who serves, and a lock, so that a second server on the same file refuses (fcntl(2), advisory locks)."""
+"""The pid file: the process id of the server, and a lock that keeps a second server from using the same file (fcntl(2))."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pfxhttpd.io import SetupError
+from pfxhttpd.io.directory import Directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,29 +19,60 @@ class PidFile:
 
     @classmethod
     def take(cls, path: str) -> PidFile:
-        """Lock the file and write this process's id. A file that nobody has locked is stale, whatever it says.
+        """Lock the file and write this process's id into it. A file that is not locked is stale, whatever it contains.
 
-        The lock is this process's alone: children do not inherit it, and it goes when the process does.
-        Raises `PidFileError`.
+        The lock belongs to this process alone: child processes do not inherit it, and it ends with the process.
+        Raises `SetupError`.
         """
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            descriptor = _open(path)
         except OSError as error:
             raise SetupError(f"pid file {path}: {error.strerror}", isinstance(error, PermissionError)) from error
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _check_kind(path, descriptor)
+            _lock(path, descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
-            raise SetupError(f"pid file {path}: a server is running already, pid {text or 'unknown'}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            raise SetupError(f"pid file {path}: {error.strerror}") from error
+        except SetupError:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor)
 
     def remove(self) -> None:
-        """Remove the file while it is still locked, then let go of it."""
-        try:
-            os.unlink(self.path)
-        except OSError:
-            os.ftruncate(self.descriptor, 0)  # the directory is not ours to write in any more
+        """Remove the file while it is still locked, then release the lock. If it cannot be removed, it becomes empty."""
+        with suppress(OSError):  # the directory is outside the chroot, or this process may no longer write in it
+            os.ftruncate(self.descriptor, 0)
+            head, name = os.path.split(self.path)
+            with Directory(head or ".") as directory:
+                if os.path.samestat(directory.stat(name), os.fstat(self.descriptor)):
+                    directory.unlink(name)
         os.close(self.descriptor)
+
+
+def _open(path: str) -> int:
+    """Open or make the file, following no link and waiting for no device (open(2)). Raises `OSError`."""
+    head, name = os.path.split(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    with Directory(head or ".") as directory:
+        return os.open(name, flags, 0o644, dir_fd=directory.descriptor)
+
+
+def _check_kind(path: str, descriptor: int) -> None:
+    """Raise `SetupError` for what is no regular file, and for a file that also has another name."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise SetupError(f"pid file {path}: not a regular file")
+    if status.st_nlink != 1:
+        raise SetupError(f"pid file {path}: the file has {status.st_nlink} links; remove it")
+
+
+def _lock(path: str, descriptor: int) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, depending on the system
+        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        pid = pid if pid.isascii() and pid.isdecimal() else "unknown"
+        raise SetupError(f"pid file {path}: a server is running already, pid {pid}") from error

@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from kit.child import in_child
 from kit.needs import needs
 
 from pfxhttpd.config.settings import SOCKET_MAP, Listener
-from pfxhttpd.io import SetupError, listen
+from pfxhttpd.io import SetupError, directory, listen
 
 NOBODY = 65534
 
@@ -83,7 +83,7 @@ def test_one_ipv6_address(address: str, type: str, doors: list[socket.socket]) -
 def test_without_ipv6_every_address_means_every_ipv4_address(
     doors: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listen.ListeningSocket, "bind", without_ipv6(listen.ListeningSocket.bind))
+    monkeypatch.setattr(listen.TcpListener, "bind", without_ipv6(listen.TcpListener.bind))
     doors.append(listen.bind(tcp("[::]"), 10))
     assert doors[0].getsockname()[0] == "0.0.0.0"
     with pytest.raises(SetupError):
@@ -192,13 +192,17 @@ def test_a_unix_socket_gets_its_mode(mode: int, tmp_path: Path, doors: list[sock
         os.umask(before)
 
 
-def test_without_a_mode_the_umask_holds(tmp_path: Path, doors: list[socket.socket]) -> None:
-    before = os.umask(0o027)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_without_a_mode_owner_and_group_may_connect_whatever_the_umask(
+    umask: int, tmp_path: Path, doors: list[socket.socket]
+) -> None:
+    before = os.umask(umask)
     try:
         doors.append(listen.bind(unix(tmp_path / "s"), 10))
+        assert os.umask(umask) == umask
     finally:
         os.umask(before)
-    assert permissions(tmp_path / "s") == 0o750
+    assert permissions(tmp_path / "s") == 0o660
 
 
 @pytest.mark.parametrize(
@@ -222,17 +226,18 @@ def test_until_mode_and_owner_are_right_nobody_gets_in(
     needs("root")
     seen = []
 
-    def chown(path: str, *arguments: object, **options: object) -> None:
+    def change_owner(file: int, owner: tuple[int, int]) -> None:
         with socket.socket(socket.AF_UNIX) as client:
-            seen.append((permissions(Path(path)), client.connect_ex(path)))
+            seen.append((permissions(tmp_path / "s"), client.connect_ex(str(tmp_path / "s"))))
 
-    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(directory, "_change_owner", change_owner)
     doors.append(listen.bind(unix(tmp_path / "s", mode=0o600, user="nobody"), 10))
     assert seen == [(0o600, 111)]  # ECONNREFUSED even for root
 
 
+@pytest.mark.parametrize("put", [os.symlink, os.link])
 def test_the_directorys_owner_cannot_aim_the_new_owner_at_another_file(
-    tmp_path: Path, doors: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+    put: Callable[[Path, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs("root")
     (tmp_path / "precious").write_text("x")
@@ -240,11 +245,11 @@ def test_the_directorys_owner_cannot_aim_the_new_owner_at_another_file(
     def bind_and_swap(door: socket.socket, path: str) -> None:
         original(door, path)
         os.unlink(path)
-        os.symlink(tmp_path / "precious", path)
+        put(tmp_path / "precious", path)
 
-    original = listen.ListeningSocket.bind
-    monkeypatch.setattr(listen.ListeningSocket, "bind", bind_and_swap)
-    doors.append(listen.bind(unix(tmp_path / "s", mode=0o666, user="nobody"), 10))
+    original = listen.UnixListener.bind
+    monkeypatch.setattr(listen.UnixListener, "bind", bind_and_swap)
+    assert "has replaced the socket" in str(refusal(unix(tmp_path / "s", mode=0o666, user="nobody")))
     status = (tmp_path / "precious").stat()
     assert status.st_uid == 0 and stat.S_IMODE(status.st_mode) != 0o666
 

@@ -5,39 +5,47 @@ from __future__ import annotations
 import os
 import stat
 
-from pfxhttpd.io import SetupError
+from pfxhttpd.io import SetupError, directory
 
 SOCKET = "cache.sock"
 
 
-def socket_path(directory: str) -> str:
-    return os.path.join(directory, SOCKET)
+def socket_path(path: str) -> str:
+    return os.path.join(path, SOCKET)
 
 
-def make(directory: str, owner: tuple[int, int] | None = None) -> None:
-    """Make the directory with mode 0700. `owner` is a user id and a group id. Raises `SetupError`."""
+def make(path: str, owner: directory.Owner | None = None) -> None:
+    """Make the directory, which no user but `owner` can enter. Raises `SetupError`."""
+    directory.make("cache directory", path, owner)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        if owner:
-            os.chown(directory, *owner)
-        os.chmod(directory, 0o700)
+        with directory.acting_as(owner):
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(opened, 0o700)
+            finally:
+                os.close(opened)
     except OSError as error:
-        raise SetupError(f"cache directory {directory}: {error.strerror}") from error
+        user = owner[0] if owner else os.geteuid()
+        raise SetupError(
+            f"cache directory {path}: user {user} cannot use it ({error.strerror}): it must belong to that user, who must"
+            " be able to enter the directories above it",
+            isinstance(error, PermissionError),
+        ) from error
 
 
-def check_private(directory: str) -> None:
+def check_private(path: str) -> None:
     """Raise `SetupError` unless the directory belongs to this process's user and no other user can enter it."""
     try:
-        status = os.stat(directory)
+        status = os.stat(path)
     except OSError as error:
-        raise SetupError(f"cache directory {directory}: {error.strerror}") from error
+        raise SetupError(f"cache directory {path}: {error.strerror}") from error
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise SetupError(f"cache directory {directory}: must be ours alone (mode 0700)")
+        raise SetupError(f"cache directory {path}: must be ours alone (mode 0700)")
 
 
-def remove_socket(directory: str) -> None:
+def remove_socket(path: str) -> None:
     """Remove the socket's file, if there is one. Raises `OSError`."""
     try:
-        os.unlink(socket_path(directory))
+        os.unlink(socket_path(path))
     except FileNotFoundError:
         pass

@@ -1,0 +1,65 @@
+"""The sockets that clients connect to: bound, and closed at the end.
+
+tcp   IPv4, IPv6 and dual-stack addresses
+unix  Unix sockets with mode and owner
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+
+from pfxhttpd.config.settings import Listener
+from pfxhttpd.io.listen.tcp import TcpListener, bind_tcp, set_tcp_options
+from pfxhttpd.io.listen.unix import UnixListener, bind_unix
+
+__all__ = ["TcpListener", "UnixListener", "bind", "peer_name", "retire", "set_tcp_options", "shut_down"]
+
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group id: SO_PEERCRED, unix(7)."""
+
+
+def bind(listener: Listener, backlog: int) -> socket.socket:
+    """The listening socket that `listener` describes: non-blocking, closed on exec.
+
+    Raises `SetupError`. A Unix socket's file is replaced if no process listens on it, and left alone otherwise.
+    """
+    return bind_unix(listener, backlog) if listener.type == "unix" else bind_tcp(listener, backlog)
+
+
+def retire(sock: socket.socket) -> bool:
+    """Stop listening, in every process that has the socket, and remove its file unless it is another server's by now.
+
+    A socket that systemd passed is closed in this process only, since systemd passes it to the next server as well.
+    Returns whether a file was removed. Inside a chroot, or without permission to write in the directory, none is; the
+    next start replaces it.
+    """
+    removed = isinstance(sock, UnixListener) and sock.remove_file()
+    shut_down(sock)
+    sock.close()
+    return removed
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Stop listening, in every process that has the socket; another process may bind its address then. A socket that
+    systemd passed is left as it is."""
+    if isinstance(sock, (TcpListener, UnixListener)):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def peer_name(client: socket.socket, address: object) -> str:
+    """The client's name in log lines: `127.0.0.1:12345`, `[::1]:12345`, `unix:pid=123`. `address` is from accept(2)."""
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        if ":" not in host:
+            return f"{host}:{port}"
+        if host.startswith("::ffff:") and "." in host:
+            return f"{host[7:]}:{port}"
+        return f"[{host}]:{port}"
+    try:
+        pid, _, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    except OSError:
+        return "unix"
+    return f"unix:pid={pid}" if pid else "unix"

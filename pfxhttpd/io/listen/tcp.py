@@ -1,0 +1,81 @@
+"""TCP listeners: IPv4, IPv6, or both on one socket (ipv6(7), IPV6_V6ONLY)."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from pfxhttpd.config.settings import Listener
+from pfxhttpd.io import SetupError
+
+Address = tuple[Any, ...]
+
+
+class TcpListener(socket.socket):
+    """A listening socket that we have bound, not systemd."""
+
+    __slots__ = ()
+
+
+def bind_tcp(listener: Listener, backlog: int) -> TcpListener:
+    """Raises `SetupError`."""
+    host = listener.address.strip("[]")
+    dual = listener.type == "tcp" and host in ("", "::")
+    try:
+        family, address = _resolve(listener, host)
+        try:
+            return _bind(family, address, backlog, only_ipv6=not dual)
+        except OSError as error:
+            if dual and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return _bind(socket.AF_INET, ("0.0.0.0", listener.port), backlog, only_ipv6=False)
+            raise
+    except OSError as error:
+        raise _setup_error(listener, error) from error
+
+
+def _resolve(listener: Listener, host: str) -> tuple[int, Address]:
+    """Family and address to bind to. Of several addresses the first; with type `tcp` the first IPv4 address, if any."""
+    if host in ("", "::"):
+        return socket.AF_INET6, ("::", listener.port)
+    family = socket.AF_INET6 if listener.type == "tcp6" else socket.AF_UNSPEC
+    try:
+        found = socket.getaddrinfo(host, listener.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        wanted = "an IPv6 address" if listener.type == "tcp6" else "an address of this machine"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SetupError(f"cannot listen on {listener.endpoint}: {host} is not {wanted}: {reason}") from error
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
+    return found[0][0], found[0][4]
+
+
+def _bind(family: int, address: Address, backlog: int, only_ipv6: bool) -> TcpListener:
+    sock = TcpListener(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
+        set_tcp_options(sock)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def set_tcp_options(sock: socket.socket) -> None:
+    """Set what accepted connections inherit (tcp(7)): replies are sent at once, and a vanished client is detected."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _setup_error(listener: Listener, error: OSError) -> SetupError:
+    hints = {
+        errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if 0 < listener.port < 1024 else "",
+        errno.EADDRINUSE: "another process listens there",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }
+    hint = hints.get(error.errno or 0, "")
+    text = f"cannot listen on {listener.endpoint}: {error.strerror}" + (f" ({hint})" if hint else "")
+    return SetupError(text, permission=error.errno in (errno.EACCES, errno.EPERM))
