@@ -30,7 +30,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 leaves them to the umask."""
+    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 is the default."""
 
     kind: str
     name: str
