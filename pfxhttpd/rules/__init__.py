@@ -1,1 +1,1 @@
-"""Decisions: pure functions of values, with the time passed in."""
+"""Decisions as pure functions of values. The time is an argument where it matters."""

@@ -21,7 +21,7 @@ def map_key(entry: str, key: str) -> bytes:
 
 
 def policy_key(entry: str, attributes: Mapping[str, str], ignore: Set[str]) -> bytes:
-    """The cache key for a policy request to `entry`, without its attributes in `ignore` and regardless of their order."""
+    """The cache key for a policy request to `entry`: its attributes without those in `ignore`, in any order."""
     names = sorted([name for name in attributes if name not in ignore])
     return _digest((POLICY_SERVICE, entry, names, [attributes[name] for name in names]))
 
