@@ -92,6 +92,16 @@ class Pfxhttpd(Server):
         """A new connection to the map's listener."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
+    def roles(self) -> dict[int, str]:
+        """The roles of its processes by process id. Raises `RuntimeError` if a child does not show one for 20 seconds."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            roles = {pid: role(pid) for pid in self.processes()}
+            if list(roles.values()).count("master") == 1:
+                return roles
+            time.sleep(0.01)  # A child that has just been forked has the master's title.
+        raise RuntimeError("a child process still has the title of the master")
+
     def reload(self) -> None:
         """Sends SIGHUP."""
         os.kill(self.process.pid, signal.SIGHUP)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from .daemon import Pfxhttpd, role
+from .daemon import Pfxhttpd
 
 LINE = re.compile(r"(\d+) +(\d+\.\d+) (\w+)\((.*)")
 """Process id, time, name of the call, its arguments and result."""
@@ -45,10 +45,6 @@ class Strace:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.communicate()
-
-    def roles(self) -> dict[int, str]:
-        """The roles of the processes, by process id; a worker has its title only once it has begun to serve."""
-        return {pid: role(pid) for pid in self._pids}
 
     def calls(self, begin: float, end: float) -> list[Call]:
         """The calls that began between two times."""

@@ -163,6 +163,18 @@ def test_parsing_of_strace():
     ]
 
 
+def test_parsing_of_perf():
+    from bench.perf import parse_output
+
+    output = (
+        "4811;;syscalls:sys_enter_recvfrom;12;100.00;;\n"
+        "0;;syscalls:sys_enter_open;12;100.00;;\n"
+        "<not counted>;;syscalls:sys_enter_close;0;100.00;;\n"
+        "17;;context-switches;12;100.00;5.0;M/sec\n"
+    )
+    assert parse_output(output) == {"recvfrom": 4811, "context-switches": 17}
+
+
 def test_ratios_are_taken_within_a_repetition():
     from bench.results import Results, Sample
     from bench.targets import BaselineLimits, targets
