@@ -13,7 +13,7 @@ SETTLE = 20.0
 """Seconds in which descriptors and memory may still be given back once all clients are gone."""
 
 MEMORY_FACTOR, MEMORY_SPARE = 1.25, 8 << 20
-DESCRIPTORS_SPARE = 3
+DESCRIPTORS_SPARE = 10  # a worker connects to the cache when it first stores something
 
 _VALUE = r'(?:"(?:\\.|[^"\\])*"|[^\s"]*)'
 _LINE = re.compile(rf"(time=\S+ )?level=[A-Z]+ msg={_VALUE}( [A-Za-z_]+={_VALUE})*")

@@ -110,7 +110,7 @@ def test_left_overs_are_noticed() -> None:
 
     before = Usage(100 << 20, {"worker": 10, "parking": 8})
     assert Usage(110 << 20, {"worker": 12, "parking": 5}).excess(before) == []
-    assert len(Usage(190 << 20, {"worker": 20, "parking": 5}).excess(before)) == 2
+    assert len(Usage(190 << 20, {"worker": 30, "parking": 5}).excess(before)) == 2
     whole = [
         'time=2026-01-01T00:00:00+00:00 level=INFO msg="Reloaded \\"x\\"" pid=1 reason=""',
         "level=ERROR msg=x a=b",
