@@ -1,1 +1,1 @@
-"""What the administrator wrote: loading, checking, and the frozen settings that come of it."""
+"""The configuration: reading and checking the file, and the frozen settings made from it."""

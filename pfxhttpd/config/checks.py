@@ -219,7 +219,7 @@ def _given_twice(block: Node) -> Iterator[Problem]:
     """Values given both directly and by a file."""
     for key, node in block.children():
         if isinstance(key, str) and node.value and block.scalar(key + FILE):
-            yield block.value[key + FILE].key_problem(f"given together with `{key}`; only one of the two can hold")
+            yield block.value[key + FILE].key_problem(f"given together with `{key}`; only one of the two is allowed")
 
 
 def merged_problems(kind: str, entry: Node) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ FILE = "_file"
 
 
 def alternative_key(key: str) -> str:
-    """The other way to give the same value: `x` for `x_file` and `x_file` for `x`."""
+    """The other key that can give the same value: `client_secret_file` for `client_secret`, and the reverse."""
     return key.removesuffix(FILE) if key.endswith(FILE) else key + FILE
 
 
@@ -93,7 +93,7 @@ def fill(node: Node, part: schema.Subschema) -> None:
 
 
 def derive(root: Node, processors: int) -> None:
-    """Add the defaults that depend on other values: the sizes of pools, and timeouts. `processors` is their number."""
+    """Add the defaults that depend on other values: the sizes of pools (on the number of processors), and timeouts."""
     server = root.value["server"]
     pool = server.value["worker_pool"]
     _set_default(pool, "max_workers", max(8, 2 * processors))

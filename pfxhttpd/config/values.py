@@ -72,7 +72,7 @@ def parse_header(line: str) -> tuple[str, str]:
     if not _HEADER_NAME.fullmatch(name):
         raise ValueError(f"{describe(name)} is no header name")
     if name.lower() in RESERVED_HEADERS:
-        raise ValueError(f"{name} is not for the configuration to set")
+        raise ValueError(f"{name} cannot be configured, the HTTP client sets it")
     value = value.strip(" \t")
     if not _HEADER_VALUE.fullmatch(value):
         raise ValueError(f"the value of {name} must be one line of printable ASCII")
@@ -115,7 +115,7 @@ def url_error(url: str) -> str | None:
     if "@" in urlsplit(url).netloc:
         return "a URL must not hold a user or password (use http_auth_basic)"
     if "#" in url:
-        return "a URL with a #fragment cannot be asked"
+        return "a URL must not have a #fragment"
     return None
 
 

@@ -111,19 +111,19 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
         ),
         (
             "    custom_headers: ['CONTENT-length: 1']\n",
-            "8:22: socket_maps.demo.custom_headers[0]: CONTENT-length is not for the configuration to set",
+            "8:22: socket_maps.demo.custom_headers[0]: CONTENT-length cannot be configured, the HTTP client sets it",
         ),
         (
             "    custom_headers: ['Transfer-Encoding: x']\n",
-            "8:22: socket_maps.demo.custom_headers[0]: Transfer-Encoding is not for the configuration to set",
+            "8:22: socket_maps.demo.custom_headers[0]: Transfer-Encoding cannot be configured, the HTTP client sets it",
         ),
         (
             "    custom_headers: ['connection: close']\n",
-            "8:22: socket_maps.demo.custom_headers[0]: connection is not for the configuration to set",
+            "8:22: socket_maps.demo.custom_headers[0]: connection cannot be configured, the HTTP client sets it",
         ),
         (
             "    http_auth_basic: a:b\n    http_auth_basic_file: /x\n",
-            "9:5: socket_maps.demo.http_auth_basic_file: given together with `http_auth_basic`; only one of the two can hold",
+            "9:5: socket_maps.demo.http_auth_basic_file: given together with `http_auth_basic`; only one of the two is allowed",
         ),
         (
             "    backend_oidc_auth: {enabled: true, client_id: x}\n",
@@ -147,7 +147,7 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
         ),
         (
             "    backend_oidc_auth: {client_secret: a, client_secret_file: /x}\n",
-            "8:43: socket_maps.demo.backend_oidc_auth.client_secret_file: given together with `client_secret`; only one of the two can hold",
+            "8:43: socket_maps.demo.backend_oidc_auth.client_secret_file: given together with `client_secret`; only one of the two is allowed",
         ),
         (
             "    backend_oidc_auth: {scopes: ['a b']}\n",

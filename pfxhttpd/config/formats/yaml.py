@@ -132,7 +132,7 @@ class _Reader:
                 node.value = self._constructors[source.tag](source)
             except (ValueError, OverflowError, KeyError, IndexError):
                 node.bad = True
-                self.problems.append(node.problem("not a value that this tag or form can hold"))
+                self.problems.append(node.problem("not a valid value of its YAML type"))
         else:
             node.bad = True
             self.problems.append(
