@@ -13,6 +13,8 @@ from kit import daemon
 
 from pfxhttpd.config.load import load_text
 from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP, Settings
+from pfxhttpd.rules import template, verdict
+from pfxhttpd.rules.response import BackendResponse, with_document
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text()
@@ -52,6 +54,21 @@ def test_the_lines_for_postfix_fit_the_example_configuration(settings: Settings)
         assert (SOCKET_MAP, host, port) in ports and name in settings.entries[SOCKET_MAP]
     host, port = re.findall(r"check_policy_service inet:([^:]+):(\d+)", lines)[0]
     assert (POLICY_SERVICE, host, port) in ports
+
+
+def test_the_example_lookup_is_as_it_is_described(settings: Settings) -> None:
+    """The request, the value and the absence that follow the example configuration."""
+    text = README.partition("\n## Configuration\n")[2].partition("\n## ")[0]
+    payload, *responses = [
+        part for part in re.findall(r"`(\{.*?\})`", text.replace("\n", " ")) if not part.startswith("{{")
+    ]
+    entry = settings.entries[SOCKET_MAP]["mailboxes"]
+    assert template.payload_of(entry).render("alice@example.com").decode() == payload
+    replies = [
+        verdict.map_reply(entry, with_document(entry, BackendResponse(200, {}, body.encode()))).reply
+        for body in responses
+    ]
+    assert [(reply.status, reply.text) for reply in replies] == [("OK", "example.com/alice/"), ("NOTFOUND", "")]
 
 
 def test_every_package_is_listed_with_its_reason() -> None:
