@@ -153,7 +153,8 @@ def _listening_socket(
     if previous and listener.endpoint in previous.listeners:
         return previous.listeners[listener.endpoint]
     if not listener.systemd_socket_name:
-        return listen.bind(listener, (listener.worker_pool or settings.server.worker_pool).max_queue)
+        backlog = (listener.worker_pool or settings.server.worker_pool).max_queue
+        return listen.bind(listener, backlog, previous.listeners.values() if previous else ())
     if previous:
         raise SetupError(f"{listener.endpoint}: a socket of systemd's cannot be added by a reload; restart")
     sockets = passed.get(listener.systemd_socket_name, [])

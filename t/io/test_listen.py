@@ -148,6 +148,21 @@ def test_a_port_in_use(doors: list[socket.socket]) -> None:
     assert "in use" in str(failure) and "another process" in str(failure) and not failure.permission
 
 
+@pytest.mark.parametrize(
+    ("address", "hint"), [("0.0.0.0", True), ("[::]", True), ("localhost", True), ("127.0.0.2", False)]
+)
+def test_a_port_in_use_by_ourselves(address: str, hint: bool, doors: list[socket.socket]) -> None:
+    """With the other address at the same port, too, so that the last one is refused for that."""
+    doors += [listen.bind(tcp("127.0.0.1"), 10)]
+    port = doors[0].getsockname()[1]
+    other = socket.create_server(("127.0.0.2", port))
+    doors.append(other)
+    with pytest.raises(SetupError) as refused:
+        listen.bind(tcp(address, port), 10, [doors[0]])
+    text = f"this server itself listens on 127.0.0.1:{port}, which a reload cannot widen or narrow: restart it"
+    assert (text in str(refused.value)) == hint and ("another process" in str(refused.value)) != hint
+
+
 def test_a_port_that_is_not_ours_to_bind() -> None:
     needs("root")
 

@@ -386,6 +386,19 @@ def test_a_reload_that_fails_changes_nothing_and_says_why(serve, nginx, fault):
         assert client.ask("map", "k") == silent.ask("map", "k") == "OK two k"
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]"])
+def test_a_reload_that_widens_an_address_says_what_to_do(serve, nginx, address):
+    shop = Shop(serve, nginx)
+    wider = shop.config("two")
+    wider["server"]["listen"][0]["address"] = address
+    with shop.client() as client:
+        with pytest.raises(Refusal, match=f"this server itself listens on 127.0.0.1:{shop.port}.* restart it"):
+            reload(shop.daemon, wider)
+        assert client.ask("map", "k") == "OK one k"
+    with shop.client() as client:
+        assert client.ask("map", "k") == "OK one k"
+
+
 def test_a_reload_from_a_file_that_vanished_fails(serve, nginx):
     shop = Shop(serve, nginx)
     processes = shop.processes()

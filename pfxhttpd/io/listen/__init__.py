@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 
 from pfxhttpd.config.settings import Listener
@@ -20,12 +21,12 @@ _CREDENTIALS = struct.Struct("3i")
 """Process, user and group id: SO_PEERCRED, unix(7)."""
 
 
-def bind(listener: Listener, backlog: int) -> socket.socket:
-    """The listening socket that `listener` describes: non-blocking, closed on exec.
+def bind(listener: Listener, backlog: int, own: Iterable[socket.socket] = ()) -> socket.socket:
+    """The listening socket that `listener` describes: non-blocking, closed on exec. `own` are those that we have already.
 
     Raises `SetupError`. A Unix socket's file is replaced if no process listens on it, and left alone otherwise.
     """
-    return bind_unix(listener, backlog) if listener.type == "unix" else bind_tcp(listener, backlog)
+    return bind_unix(listener, backlog) if listener.type == "unix" else bind_tcp(listener, backlog, own)
 
 
 def retire(sock: socket.socket) -> bool:

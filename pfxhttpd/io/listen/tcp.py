@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from pfxhttpd.config.settings import Listener
@@ -18,12 +19,12 @@ class TcpListener(socket.socket):
     __slots__ = ()
 
 
-def bind_tcp(listener: Listener, backlog: int) -> TcpListener:
-    """Raises `SetupError`."""
+def bind_tcp(listener: Listener, backlog: int, own: Iterable[socket.socket] = ()) -> TcpListener:
+    """Raises `SetupError`; if the address overlaps that of one of our `own` sockets, the message says so."""
     host = listener.address.strip("[]")
     dual = listener.type == "tcp" and host in ("", "::")
+    family, address = _resolve(listener, host)
     try:
-        family, address = _resolve(listener, host)
         try:
             return _bind(family, address, backlog, only_ipv6=not dual)
         except OSError as error:
@@ -31,7 +32,7 @@ def bind_tcp(listener: Listener, backlog: int) -> TcpListener:
                 return _bind(socket.AF_INET, ("0.0.0.0", listener.port), backlog, only_ipv6=False)
             raise
     except OSError as error:
-        raise _setup_error(listener, error) from error
+        raise _setup_error(listener, error, _overlap(address, own)) from error
 
 
 def _resolve(listener: Listener, host: str) -> tuple[int, Address]:
@@ -70,12 +71,26 @@ def set_tcp_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _setup_error(listener: Listener, error: OSError) -> SetupError:
+def _setup_error(listener: Listener, error: OSError, overlap: str) -> SetupError:
     hints = {
         errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE" if 0 < listener.port < 1024 else "",
-        errno.EADDRINUSE: "another process listens there",
+        errno.EADDRINUSE: overlap or "another process listens there",
         errno.EADDRNOTAVAIL: "this machine has no such address",
     }
     hint = hints.get(error.errno or 0, "")
     text = f"cannot listen on {listener.endpoint}: {error.strerror}" + (f" ({hint})" if hint else "")
     return SetupError(text, permission=error.errno in (errno.EACCES, errno.EPERM))
+
+
+def _overlap(address: Address, own: Iterable[socket.socket]) -> str:
+    """What to do when one of our own sockets has the port, and one of both addresses includes the other.
+
+    Linux lets no socket listen on such an address, and to close ours first would refuse connections in between.
+    """
+    for sock in own:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = sock.getsockname()[:2]
+            if port == address[1] and (host == address[0] or {host, address[0]} & {"::", "0.0.0.0"}):
+                shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                return f"this server itself listens on {shown}, which a reload cannot widen or narrow: restart it"
+    return ""
