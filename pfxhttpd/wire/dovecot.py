@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from pfxhttpd.wire import dovecot_lines
 from pfxhttpd.wire.dovecot_exchange import Attempt, Exchange, FrozenExchange, State
 from pfxhttpd.wire.dovecot_lines import MAJOR, cont, decode_base64, fail, ok, parse_request_id
-from pfxhttpd.wire.mechanisms import BadMessage, Mechanism, challenge
+from pfxhttpd.wire.mechanisms import BadMessage, Mechanism
 from pfxhttpd.wire.text import account_error, one_line
 
 OPEN_LIMIT = 64
@@ -238,8 +238,8 @@ class SaslSession:
         """Fails an exchange at once or, with a token mechanism, after the error challenge."""
         mechanism = self._mechanisms.get(exchange.mechanism)
         rejected = Exchange(exchange.id, State.AWAITING_ACKNOWLEDGEMENT, exchange.mechanism, reason=one_line(reason))
-        if mechanism is not None and mechanism.token and self._store(rejected):
-            return cont(exchange.id, challenge(status, self._scope, self._discovery))
+        if mechanism is not None and mechanism.challenge and self._store(rejected):
+            return cont(exchange.id, mechanism.challenge(status, self._scope, self._discovery))
         self._open.pop(exchange.id, None)
         return fail(exchange.id, reason)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 USER_LIMIT = 1024
@@ -60,17 +60,29 @@ class Step:
 class Mechanism:
     """A mechanism. `parse` takes one message for each step and raises BadMessage.
 
-    `token` is set for the OAuth mechanisms: their secret is a token, and before the final failure the client receives
-    an error challenge (RFC 7628 section 3.2.2).
+    `challenge` is set for the OAuth mechanisms: their secret is a token, and before the final failure the client receives
+    an error challenge. It is made of the error (RFC 6750 section 3.1), the scopes that are required, separated by blanks,
+    and the URL of the discovery document.
     """
 
     name: str
     steps: tuple[Step, ...]
     parse: Callable[..., Credentials]
-    token: bool = False
+    challenge: Callable[[str, str, str], bytes] | None = None
+
+    @property
+    def token(self) -> bool:
+        """The secret is a token."""
+        return self.challenge is not None
 
 
-def challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
+def xoauth2_challenge(error: str, scope: str = "", discovery: str = "") -> bytes:
+    """The error challenge as clients of Google's mechanism know it: `status` is an HTTP status code."""
+    status = "400" if error == "invalid_request" else "401"
+    return _json({"status": status, "schemes": "bearer", "scope": scope})
+
+
+def oauthbearer_challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
     """The error challenge of RFC 7628 section 3.2.2.
 
     It consists of the error `status`, the `scope` that is required and the URL of the `discovery` document.
@@ -80,7 +92,11 @@ def challenge(status: str, scope: str = "", discovery: str = "") -> bytes:
         error["scope"] = scope
     if discovery:
         error["openid-configuration"] = discovery
-    return json.dumps(error, separators=(",", ":")).encode()
+    return _json(error)
+
+
+def _json(members: Mapping[str, str]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode()
 
 
 def parse_plain(message: bytes) -> Credentials:
@@ -191,8 +207,8 @@ def _parse_password(message: bytes) -> str:
 
 PLAIN = Mechanism("PLAIN", (Step(b""),), parse_plain)
 LOGIN = Mechanism("LOGIN", (Step(b"Username:", _parse_user), Step(b"Password:")), parse_login)
-XOAUTH2 = Mechanism("XOAUTH2", (Step(b""),), parse_xoauth2, token=True)
-OAUTHBEARER = Mechanism("OAUTHBEARER", (Step(b""),), parse_oauthbearer, token=True)
+XOAUTH2 = Mechanism("XOAUTH2", (Step(b""),), parse_xoauth2, xoauth2_challenge)
+OAUTHBEARER = Mechanism("OAUTHBEARER", (Step(b""),), parse_oauthbearer, oauthbearer_challenge)
 
 PASSWORD_MECHANISMS = (PLAIN, LOGIN)
 TOKEN_MECHANISMS = (XOAUTH2, OAUTHBEARER)

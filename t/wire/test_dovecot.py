@@ -155,6 +155,17 @@ def test_long_tokens_arrive_by_cont(mechanism, message, user, length) -> None:
     assert session.succeed(attempt, "sub") == b"OK\t1\tuser=sub\n"
 
 
+CHALLENGES = {
+    b"XOAUTH2": {"status": "401", "schemes": "bearer", "scope": "mail"},
+    b"OAUTHBEARER": {
+        "status": "invalid_token",
+        "schemes": "bearer",
+        "scope": "mail",
+        "openid-configuration": "https://op/x",
+    },
+}
+
+
 @pytest.mark.parametrize(("mechanism", "message"), [(b"XOAUTH2", BEARER), (b"OAUTHBEARER", NAMELESS)])
 @pytest.mark.parametrize("acknowledgement", [b"", b"\t", b"\tAQ==", b"\t****", b"\tAQ==\tx"])
 def test_a_refused_token_gets_the_challenge_and_then_fail(mechanism, message, acknowledgement) -> None:
@@ -162,23 +173,18 @@ def test_a_refused_token_gets_the_challenge_and_then_fail(mechanism, message, ac
     attempt = session.receive_line(b"AUTH\t5\t" + mechanism + b"\tresp=" + b64(message)).attempt
     answer = session.fail(attempt, "token expired").removesuffix(b"\n").split(b"\t")
     assert answer[:2] == [b"CONT", b"5"] and len(answer) == 3
-    assert json.loads(base64.b64decode(answer[2])) == {
-        "status": "invalid_token",
-        "schemes": "bearer",
-        "scope": "mail",
-        "openid-configuration": "https://op/x",
-    }
+    assert json.loads(base64.b64decode(answer[2])) == CHALLENGES[mechanism]
     assert session.receive_line(b"CONT\t5" + acknowledgement).send == b"FAIL\t5\treason=token expired\n"
     assert is_fail(session.receive_line(b"CONT\t5\tAQ==").send, 5)
     assert session.freeze()[2] == ()
 
 
-@pytest.mark.parametrize("mechanism", [b"XOAUTH2", b"OAUTHBEARER"])
-def test_a_malformed_token_message_gets_the_challenge_and_then_fail(mechanism) -> None:
+@pytest.mark.parametrize(("mechanism", "status"), [(b"XOAUTH2", "400"), (b"OAUTHBEARER", "invalid_request")])
+def test_a_malformed_token_message_gets_the_challenge_and_then_fail(mechanism, status) -> None:
     session = ready()
     answer = session.receive_line(b"AUTH\t5\t" + mechanism + b"\tresp=" + b64("junk")).send
     assert answer.startswith(b"CONT\t5\t")
-    assert json.loads(base64.b64decode(answer.split(b"\t")[2]))["status"] == "invalid_request"
+    assert json.loads(base64.b64decode(answer.split(b"\t")[2]))["status"] == status
     assert is_fail(session.receive_line(b"CONT\t5\tAQ==").send, 5)
 
 

@@ -11,11 +11,12 @@ from pfxhttpd.wire.mechanisms import (
     USER_LIMIT,
     BadMessage,
     Credentials,
-    challenge,
+    oauthbearer_challenge,
     parse_login,
     parse_oauthbearer,
     parse_plain,
     parse_xoauth2,
+    xoauth2_challenge,
 )
 
 SECRET = "s3cr3t-marker"
@@ -213,13 +214,26 @@ def test_the_repr_does_not_show_the_secret() -> None:
 
 
 def test_the_challenge_is_that_of_rfc_7628() -> None:
-    assert json.loads(challenge("invalid_token")) == {"status": "invalid_token", "schemes": "bearer"}
-    assert json.loads(challenge("invalid_token", 'mail "x"', "https://op/.well-known/openid-configuration")) == {
+    assert json.loads(oauthbearer_challenge("invalid_token")) == {"status": "invalid_token", "schemes": "bearer"}
+    assert json.loads(
+        oauthbearer_challenge("invalid_token", 'mail "x"', "https://op/.well-known/openid-configuration")
+    ) == {
         "status": "invalid_token",
         "schemes": "bearer",
         "scope": 'mail "x"',
         "openid-configuration": "https://op/.well-known/openid-configuration",
     }
+
+
+def test_the_challenge_of_xoauth2_has_the_status_codes_of_http() -> None:
+    expected = {"invalid_request": "400", "invalid_token": "401", "insufficient_scope": "401"}
+    for error, status in expected.items():
+        assert json.loads(xoauth2_challenge(error, "mail send", "https://op/x")) == {
+            "status": status,
+            "schemes": "bearer",
+            "scope": "mail send",
+        }
+    assert json.loads(xoauth2_challenge("invalid_token"))["scope"] == ""
 
 
 def test_the_table_of_mechanisms() -> None:
