@@ -12,6 +12,6 @@ from pfxhttpd.cli import configuration
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print `PATH: ok`. Raises `ConfigError` with everything that is wrong."""
     path = configuration.path(options, environ)
-    configuration.servable(path, options.format, environ)
+    configuration.settings(path, options.format, environ)
     print(f"{path}: ok")
     return os.EX_OK

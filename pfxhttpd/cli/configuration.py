@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pfxhttpd.config import source
-from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.node import Node
 
 if TYPE_CHECKING:
@@ -31,17 +30,12 @@ def load(file: str, format: str | None, environ: Mapping[str, str]) -> Loaded:
     """The validated configuration. Raises `ConfigError` with everything that is wrong with it."""
     # Imported here because the schema validator alone takes longer to import than `status` takes to run.
     from pfxhttpd.config.load import load
+    from pfxhttpd.io.oidc import assertion
     from pfxhttpd.rules import template, verdict
 
-    return load(file, format, environ, (template.check, verdict.check))
+    return load(file, format, environ, (template.check, verdict.check, assertion.check))
 
 
-def servable(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:
-    """The settings, if this version supports all of them. Raises `ConfigError`."""
-    from pfxhttpd.config.checks import unsupported
-
-    settings = load(file, format, environ).settings
-    problems = unsupported(settings)
-    if problems:
-        raise ConfigError(problems)
-    return settings
+def settings(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:
+    """The settings that the file contains. Raises `ConfigError`."""
+    return load(file, format, environ).settings

@@ -24,11 +24,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def serve_configured(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Serve as the configuration says. Returns the exit code. Raises `ConfigError` and `SetupError`."""
     path = os.path.abspath(configuration.path(options, environ))
-    settings = configuration.servable(path, options.format, environ)
+    settings = configuration.settings(path, options.format, environ)
 
     def load() -> Settings:
         try:
-            return configuration.servable(path, options.format, environ)
+            return configuration.settings(path, options.format, environ)
         except ConfigError as error:
             chroot = settings.server.chroot
             hint = f" (files are looked for inside the chroot {chroot})" if chroot else ""

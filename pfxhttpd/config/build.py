@@ -95,7 +95,7 @@ def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
         http_request_compression=plain["http_request_compression"],
         http_response_compression=plain["http_response_compression"],
         backend_oidc=BackendOidc(**_oidc(node.value["backend_oidc_auth"], secrets)),
-        sasl_oidc=SaslOidc(**_in_seconds(_oidc(node.value["sasl_oidc_auth"], secrets), "jwks_cache_ttl")),
+        sasl_oidc=_sasl_oidc(node.value["sasl_oidc_auth"], secrets),
         **of_kind,
     )
 
@@ -114,6 +114,20 @@ def _headers(node: Node, secrets: SecretFiles) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
+def _sasl_oidc(node: Node, secrets: SecretFiles) -> SaslOidc:
+    """The settings of `sasl_oidc_auth`, or of one of its providers."""
+    plain = _in_seconds(_oidc(node, secrets), "jwks_cache_ttl", "clock_skew")
+    audience = plain["audience"]
+    plain["audience"] = tuple(audience) if isinstance(audience, list) else (audience,) if audience else ()
+    for key in ("issuers", "required_scopes"):
+        plain[key] = tuple(plain[key])
+    providers = node.get("providers")
+    if providers is not None:
+        built = (_sasl_oidc(provider, secrets) for provider in providers.value) if plain["enabled"] else ()
+        plain["providers"] = tuple(provider for provider in built if provider.enabled)
+    return SaslOidc(**plain)
+
+
 def _oidc(node: Node, secrets: SecretFiles) -> dict[str, Any]:
     plain: dict[str, Any] = node.plain()
     del plain["client_secret_file"]
@@ -124,4 +138,5 @@ def _oidc(node: Node, secrets: SecretFiles) -> dict[str, Any]:
         key = node.value["private_key_file"]
         if key.value:
             plain["private_key"] = secrets.pem(key)
+            plain["private_key_file"] = secrets.path(key)
     return plain

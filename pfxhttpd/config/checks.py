@@ -16,7 +16,7 @@ from pfxhttpd.config.defaults import FILE
 from pfxhttpd.config.errors import Problem
 from pfxhttpd.config.node import Node, describe, dotted
 from pfxhttpd.config.schema import did_you_mean
-from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS, SOCKET_MAP, Entry, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS, SOCKET_MAP
 
 MAX_UNIX_PATH = 107
 """Bytes in the sun_path of a sockaddr_un, unix(7), without the final NUL."""
@@ -207,12 +207,19 @@ def _block_problems(block: Node) -> Iterator[Problem]:
     yield from _given_twice(block)
     for name in OIDC_BLOCKS:
         oidc = block.get(name)
-        if oidc:
-            yield from _given_twice(oidc)
-            uri = oidc.get("configuration_uri")
-            error = values.url_error(uri.value) if uri and uri.value else None
-            if uri and error:
-                yield uri.problem(error)
+        for provider in (oidc, *_providers(oidc)) if oidc else ():
+            yield from _given_twice(provider)
+            for key in ("configuration_uri", "tokeninfo_url"):
+                url = provider.get(key)
+                error = values.url_error(url.value) if url and url.value else None
+                if url and error:
+                    yield url.problem(error)
+
+
+def _providers(oidc: Node) -> list[Node]:
+    """The blocks under `providers`."""
+    providers = oidc.get("providers")
+    return [] if providers is None else list(providers.value)
 
 
 def _given_twice(block: Node) -> Iterator[Problem]:
@@ -231,10 +238,19 @@ def merged_problems(kind: str, entry: Node) -> Iterator[Problem]:
     for name in OIDC_BLOCKS:
         oidc = entry.get(name)
         if oidc and oidc.scalar("enabled"):
-            yield from _oidc_problems(oidc, name)
+            yield from _several_providers_problems(oidc) if _providers(oidc) else _provider_problems(oidc, name)
 
 
-def _oidc_problems(oidc: Node, name: str) -> Iterator[Problem]:
+def _several_providers_problems(oidc: Node) -> Iterator[Problem]:
+    for key, node in oidc.children():
+        if key not in ("enabled", "providers"):
+            yield node.key_problem("has no effect beside `providers`; put it into the blocks of that list")
+    for provider in _providers(oidc):
+        if provider.scalar("enabled") is not False:
+            yield from _provider_problems(provider, "sasl_oidc_auth")
+
+
+def _provider_problems(oidc: Node, name: str) -> Iterator[Problem]:
     method = auth_method(oidc)
     required = ["configuration_uri"]
     if name == "backend_oidc_auth" or method != "none":
@@ -246,6 +262,22 @@ def _oidc_problems(oidc: Node, name: str) -> Iterator[Problem]:
     node = oidc.get("auth_method")
     if node and credentials and not any(oidc.scalar(key) or key in oidc.dropped for key in credentials):
         yield node.problem(f"{method} needs {' or '.join(f'`{key}`' for key in credentials)}")
+    yield from _userinfo_problems(oidc)
+
+
+def _userinfo_problems(oidc: Node) -> Iterator[Problem]:
+    """What cannot be checked, since a userinfo endpoint says neither for whom nor for what a token is."""
+    tokeninfo = oidc.get("tokeninfo_url")
+    if oidc.scalar("validation") != "userinfo":
+        if tokeninfo and tokeninfo.value:
+            yield tokeninfo.key_problem("has no effect without `validation: userinfo`")
+    elif not (tokeninfo and tokeninfo.value):
+        for key in ("audience", "required_scopes"):
+            node = oidc.get(key)
+            if node and node.value:
+                yield node.key_problem(
+                    "cannot be checked with `validation: userinfo` unless there is a `tokeninfo_url`"
+                )
 
 
 def auth_method(oidc: Node) -> str:
@@ -258,27 +290,3 @@ def auth_method(oidc: Node) -> str:
     if oidc.scalar("client_secret") or oidc.scalar("client_secret" + FILE):
         return "client_secret_basic"
     return "none"
-
-
-def unsupported(settings: Settings) -> list[Problem]:
-    """The uses of features that this version does not have. Their locations are not known; their paths name the entry."""
-    return sorted(
-        problem
-        for entries in settings.entries.values()
-        for entry in entries.values()
-        for problem in _unsupported_uses(entry, settings.source)
-    )
-
-
-def _unsupported_uses(entry: Entry, file: str) -> Iterator[Problem]:
-    uses = {
-        "backend_oidc_auth": (entry.backend_oidc.enabled, "getting OIDC tokens for a backend"),
-        "sasl_oidc_auth": (
-            entry.kind == DOVECOT_SASL and entry.sasl_oidc.enabled,
-            "validating the OAuth tokens of users",
-        ),
-    }
-    for block, (used, feature) in uses.items():
-        if used:
-            path = dotted((SECTIONS[entry.kind], entry.name, block))
-            yield Problem(file, 0, 0, path, f"{feature} is not possible in this version (set `enabled: false`)")

@@ -16,7 +16,8 @@ from pfxhttpd.config.settings import SECTIONS, Entry, Settings
 from pfxhttpd.config.validate import validate
 
 Check = Callable[[Entry], Iterable[tuple[str, str]]]
-"""A check of an entry from a package above this one: yields pairs of a key and what is wrong with its value."""
+"""A check of an entry from a package above this one: yields pairs of a key and what is wrong with its value. A key in a
+nested block is a dotted path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,16 @@ def _entries(root: Node) -> Iterable[tuple[str, str, Node]]:
 
 def _check_problems(check: Check, entry: Entry, node: Node) -> Iterable[Problem]:
     for key, message in check(entry):
-        yield (node.get(key) or node.child(key, None)).problem(message)
+        yield _node_at(node, key).problem(message)
+
+
+def _node_at(node: Node, path: str) -> Node:
+    """The node at a dotted path; where there is none, a new one that is reported at the last one that exists."""
+    for key in path.split("."):
+        children = dict(node.children())
+        step = int(key) if key.isdigit() else key
+        node = children.get(step) or node.child(step, None)
+    return node
 
 
 def _location_and_path(problem: Problem) -> tuple[Any, ...]:

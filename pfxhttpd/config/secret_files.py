@@ -52,16 +52,18 @@ class SecretFiles:
         """The whole text of a key file."""
         return self._content(node)
 
-    def _content(self, node: Node) -> str:
-        path = node.value
+    def path(self, node: Node) -> str:
+        """The absolute path of the file that a node names."""
+        path: str = node.value
         if _CREDENTIALS_DIRECTORY.match(path):
-            if not self._credentials_directory:
-                self.problems.append(
-                    node.problem("CREDENTIALS_DIRECTORY is not set (does the unit have LoadCredential=?)")
-                )
-                return ""
             path = self._credentials_directory + _CREDENTIALS_DIRECTORY.sub("", path)
-        path = os.path.join(self._base, path)
+        return os.path.abspath(os.path.join(self._base, path))
+
+    def _content(self, node: Node) -> str:
+        if _CREDENTIALS_DIRECTORY.match(node.value) and not self._credentials_directory:
+            self.problems.append(node.problem("CREDENTIALS_DIRECTORY is not set (does the unit have LoadCredential=?)"))
+            return ""
+        path = self.path(node)
         if path not in self._texts:
             try:
                 self._texts[path] = _read(path)

@@ -106,7 +106,11 @@ class CircuitBreaker:
 
 @dataclass(frozen=True, slots=True)
 class BackendOidc:
-    """Client-credentials flow for a backend (RFC 6749 section 4.4). `private_key` is the text of the PEM file."""
+    """Client-credentials flow for a backend (RFC 6749 section 4.4).
+
+    The key is read from `private_key_file` for each assertion. `private_key` is the PEM text that was read with the
+    configuration; it is used where the file cannot be read, as in a jail that does not contain it.
+    """
 
     enabled: bool = False
     configuration_uri: str = ""
@@ -115,12 +119,14 @@ class BackendOidc:
     private_key_file: str = ""
     private_key: str = field(default="", repr=False)
     auth_method: str = "none"
+    assertion_audience: str = "endpoint"
     scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SaslOidc:
-    """How OAuth tokens are validated that users present. `private_key` is the text of the PEM file."""
+    """How OAuth tokens are validated that users present. If `providers` is not empty, each of them has its own rules and
+    the other fields have no effect."""
 
     enabled: bool = False
     configuration_uri: str = ""
@@ -129,11 +135,19 @@ class SaslOidc:
     private_key_file: str = ""
     private_key: str = field(default="", repr=False)
     auth_method: str = "none"
+    assertion_audience: str = "endpoint"
     scopes: tuple[str, ...] = ()
     validation: str = "introspection"
     jwks_cache_ttl: float = 300.0
     account_claim: str = ""
-    audience: str = ""
+    audience: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
+    required_scopes: tuple[str, ...] = ()
+    required_claims: Mapping[str, str | int | bool] = field(default_factory=dict)
+    username_match: bool = False
+    clock_skew: float = 30.0
+    tokeninfo_url: str = ""
+    providers: tuple[SaslOidc, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from kit.oidc.keys import SigningKey
 
 from pfxhttpd.__main__ import parser, run
 
@@ -41,6 +44,12 @@ server:
 socket_maps:
   demo: {target: "http://127.0.0.1/", value_field: v}
 """
+
+
+def other_key(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def checked(path: Path | str | None, environ: Mapping[str, str] | None = None, format: str | None = None) -> int:
@@ -80,14 +89,55 @@ def test_a_valid_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == f"{path}:1:1: not valid JSON: expecting value\n"
 
 
-def test_an_unsupported_feature_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+KEY_FILES = {
+    "encrypted": (
+        SigningKey("ES256").pem(b"passphrase"),
+        "the key is encrypted; it must be stored without a passphrase",
+    ),
+    "public": (SigningKey("ES256").public_pem().decode(), "it holds no private key in PEM form"),
+    "no PEM": ("secret", "it holds no private key in PEM form"),
+    "short": (SigningKey("RS256", bits=1024).pem(), "an RSA key needs 2048 bits at least, this one has 1024"),
+    "curve": (other_key(ec.generate_private_key(ec.SECP256K1())), "its curve must be P-256, P-384 or P-521"),
+    "type": (other_key(x25519.X25519PrivateKey.generate()), "it must be an RSA, EC or Ed25519 key"),
+}
+"""What is in a key file, and what is to be said of it."""
+
+CLIENT = "enabled: true, configuration_uri: 'https://p/', client_id: x, private_key_file: key.pem"
+
+
+@pytest.mark.parametrize("kind", KEY_FILES)
+def test_a_key_file_is_opened(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, complaint = KEY_FILES[kind]
+    (tmp_path / "key.pem").write_text(content)
     path = tmp_path / "pfxhttp.yml"
-    path.write_text(
-        GOOD.replace("v}", "v, backend_oidc_auth: {enabled: true, configuration_uri: 'https://p/', client_id: x}}")
-    )
+    path.write_text(GOOD.replace("v}", f"v, backend_oidc_auth: {{{CLIENT}}}}}"))
     assert checked(path) == 78
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"{path}: socket_maps.demo.backend_oidc_auth: ") and err.count("\n") == 1
+    assert out == "" and err.count("\n") == 1
+    assert err.endswith(f": socket_maps.demo.backend_oidc_auth.private_key_file: the key cannot be used: {complaint}\n")
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "ES384", "ES512", "EdDSA"])
+def test_a_good_key_file(algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key.pem").write_text(SigningKey(algorithm).pem())
+    path = tmp_path / "pfxhttp.yml"
+    path.write_text(GOOD.replace("v}", f"v, backend_oidc_auth: {{{CLIENT}}}}}"))
+    assert checked(path) == 0, capsys.readouterr().err
+
+
+def test_the_key_files_of_several_providers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key.pem").write_text("secret")
+    path = tmp_path / "pfxhttp.yml"
+    provider = f"{{{CLIENT.replace('enabled: true, ', '')}}}"
+    path.write_text(
+        GOOD + "dovecot_sasl: {s: {target: 'http://h/', sasl_oidc_auth: {enabled: true, providers: [\n"
+        f"  {{configuration_uri: 'https://q/'}},\n  {provider}]}}}}}}\n"
+    )
+    assert checked(path) == 78
+    err = capsys.readouterr().err
+    assert (
+        err.startswith(f"{path}:7:") and "sasl_oidc_auth.providers[1].private_key_file: the key cannot be used" in err
+    )
 
 
 def test_without_config_the_file_is_searched(

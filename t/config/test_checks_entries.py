@@ -29,7 +29,7 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
         ),
         (
             "    audience: x\n",
-            "8:5: socket_maps.demo.audience: unknown key (it belongs in socket_maps.<name>.sasl_oidc_auth or policy_services.<name>.sasl_oidc_auth or dovecot_sasl.<name>.sasl_oidc_auth)",
+            "8:5: socket_maps.demo.audience: unknown key (it belongs in socket_maps.<name>.sasl_oidc_auth or socket_maps.<name>.sasl_oidc_auth.providers[] or policy_services.<name>.sasl_oidc_auth)",
         ),
         (
             "    backend_oidc_auth: {enabld: true}\n",
@@ -159,7 +159,7 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
         ),
         (
             "    sasl_oidc_auth: {validation: jwk}\n",
-            '8:34: socket_maps.demo.sasl_oidc_auth.validation: expected one of introspection, jwks, auto, not "jwk" (did you mean jwks?)',
+            '8:34: socket_maps.demo.sasl_oidc_auth.validation: expected one of introspection, jwks, auto, userinfo, not "jwk" (did you mean jwks?)',
         ),
         ("  second: {target: 'http://h/'}\n", "8:3: socket_maps.second.value_field: is missing"),
         ("  second: {value_field: v, target: ''}\n", "8:3: socket_maps.second.target: is missing"),
@@ -308,8 +308,102 @@ dovecot_sasl:
     ).settings.entries["dovecot_sasl"]["s"]
     assert (entry.default_local_port, entry.temporary_failure) == ("587", "fail")
     assert entry.sasl_oidc == SaslOidc(
-        True, "https://p/", validation="jwks", jwks_cache_ttl=60, account_claim="c", audience="a"
+        True, "https://p/", validation="jwks", jwks_cache_ttl=60, account_claim="c", audience=("a",)
     )
+
+
+def test_what_tokens_must_have(accepted: Any) -> None:
+    entry = accepted(
+        START
+        + """\
+dovecot_sasl:
+  s:
+    target: http://h/
+    sasl_oidc_auth:
+      enabled: true
+      configuration_uri: https://p/
+      audience: [a, b]
+      issuers: ["https://sts.example/{tenantid}/"]
+      required_scopes: [mail, send]
+      required_claims: {token_type: access_token, mail_enabled: true, level: 3}
+      username_match: true
+      clock_skew: 0
+"""
+    ).settings.entries["dovecot_sasl"]["s"]
+    assert entry.sasl_oidc == SaslOidc(
+        True,
+        "https://p/",
+        audience=("a", "b"),
+        issuers=("https://sts.example/{tenantid}/",),
+        required_scopes=("mail", "send"),
+        required_claims={"token_type": "access_token", "mail_enabled": True, "level": 3},
+        username_match=True,
+        clock_skew=0.0,
+    )
+
+
+PROVIDERS = """\
+dovecot_sasl:
+  s:
+    target: http://h/
+    sasl_oidc_auth:
+      enabled: %s
+      providers:
+        - {configuration_uri: https://p/, validation: jwks, audience: a}
+        - {configuration_uri: https://q/, client_id: us, client_secret_file: secret}
+        - {configuration_uri: https://r/, enabled: false}
+"""
+
+
+def test_several_providers(accepted: Any, tmp_path: Any) -> None:
+    (tmp_path / "secret").write_text("geheim")
+    text = START + PROVIDERS
+    (p, q) = accepted(text % "true", file=f"{tmp_path}/f").settings.entries["dovecot_sasl"]["s"].sasl_oidc.providers
+    assert p == SaslOidc(True, "https://p/", validation="jwks", audience=("a",))
+    assert q == SaslOidc(True, "https://q/", "us", "geheim", auth_method="client_secret_basic")
+    assert accepted(text % "false", file="/f").settings.entries["dovecot_sasl"]["s"].sasl_oidc.providers == ()
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        ("assertion_audience: x", "assertion_audience: expected endpoint, issuer or a URL"),
+        ("validation: userinfo, audience: a", "audience: cannot be checked with `validation: userinfo`"),
+        ("validation: userinfo, required_scopes: [a]", "required_scopes: cannot be checked"),
+        ("tokeninfo_url: 'https://t/'", "tokeninfo_url: has no effect without `validation: userinfo`"),
+        ("validation: userinfo, tokeninfo_url: 't'", "tokeninfo_url: expected a URL"),
+        ("providers: [{configuration_uri: 'https://q/'}]", "configuration_uri: has no effect beside `providers`"),
+        ("clock_skew: 1h", "clock_skew: must be from 0s to 10m"),
+        ("required_claims: {a: [1]}", "required_claims.a: expected a text or a whole number or true or false"),
+        ("audience: 7", "audience: expected a text or a list, not 7"),
+        ("audience: ['']", "audience[0]: must not be empty"),
+    ],
+)
+def test_mistakes_about_providers(block: str, complaint: str, refused: Any) -> None:
+    begin = (
+        "dovecot_sasl:\n  s: {target: 'http://h/', sasl_oidc_auth: {enabled: true, configuration_uri: 'https://p/', "
+    )
+    (line,) = refused(f"{START}{begin}{block}}}}}\n")
+    assert f"dovecot_sasl.s.sasl_oidc_auth.{complaint}" in line
+
+
+@pytest.mark.parametrize(
+    ("provider", "complaint"),
+    [
+        ("{validation: jwks}", "configuration_uri: is missing"),
+        ("{configuration_uri: p}", "configuration_uri: expected a URL"),
+        ("{configuration_uri: 'https://p/', client_secret: s}", "client_id: is missing"),
+        ("{configuration_uri: 'https://p/', providers: []}", "providers: unknown key"),
+        (
+            "{configuration_uri: 'https://p/', client_secret: a, client_secret_file: b, client_id: c}",
+            "client_secret_file: given",
+        ),
+    ],
+)
+def test_mistakes_in_one_of_several_providers(provider: str, complaint: str, refused: Any) -> None:
+    begin = "dovecot_sasl:\n  s: {target: 'http://h/', sasl_oidc_auth: {enabled: true, providers: ["
+    (line,) = refused(f"{START}{begin}{{configuration_uri: 'https://o/'}}, {provider}]}}}}\n")
+    assert f"dovecot_sasl.s.sasl_oidc_auth.providers[1].{complaint}" in line
 
 
 def test_policy_settings(accepted: Any) -> None:

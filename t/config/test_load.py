@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pfxhttpd.cli.config import as_yaml
-from pfxhttpd.config.checks import unsupported
 from pfxhttpd.config.errors import ConfigError, Problem
 from pfxhttpd.config.load import load, load_text
 from pfxhttpd.config.settings import (
@@ -152,20 +151,6 @@ def test_the_manual_s_oidc() -> None:
         "auto",
         "dovecot_account",
     )
-
-
-def test_each_use_of_an_unsupported_feature_is_reported() -> None:
-    assert [problem.path for problem in unsupported(manual("overview"))] == [
-        "dovecot_sasl.dovecot_sasl.backend_oidc_auth",
-        "dovecot_sasl.dovecot_sasl.sasl_oidc_auth",
-        "policy_services.oidc_example_policy.backend_oidc_auth",
-        "socket_maps.oidc_demo_map.backend_oidc_auth",
-    ]
-    assert [str(problem).removeprefix(str(MANUAL)) for problem in unsupported(manual("oidc"))] == [
-        "/oidc.yml: socket_maps.example.backend_oidc_auth: getting OIDC tokens for a backend is not possible in this version (set `enabled: false`)",
-        "/oidc.yml: socket_maps.plain.backend_oidc_auth: getting OIDC tokens for a backend is not possible in this version (set `enabled: false`)",
-    ]
-    assert unsupported(manual("defaults")) == []
 
 
 SAME = {

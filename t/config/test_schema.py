@@ -40,7 +40,7 @@ def test_every_part_is_described_typed_and_closed(path: str) -> None:
     assert "type" in part
     if not path.endswith(".0") or "object" in schema.types(part):
         description = part["description"]
-        assert description.startswith("If true, ") == ("boolean" in schema.types(part)), "a switch says what it does"
+        assert description.startswith("If true, ") == (schema.types(part) == ("boolean",)), "a switch says what it does"
         assert re.match(r"This (is|key|block|section|list) |If true, ", description), "a sentence with a subject"
         assert all(re.match(r"[A-Z`].*[a-z].*\.$", each) for each in re.split(r"(?<=\.) (?=[A-Z`])", description))
     if "object" in schema.types(part):
