@@ -16,12 +16,15 @@ from multiprocessing.context import ProcessError
 from typing import Any, cast
 
 from pfxhttpd.io.cache.directory import socket_path
-from pfxhttpd.io.cache.server import TABLE
+from pfxhttpd.io.cache.documents import Document, Offer, ProviderState
+from pfxhttpd.io.cache.server import DOCUMENTS, TABLE
 from pfxhttpd.io.cache.table import Item
 
 CALL_TIMEOUT = 0.045
 """Seconds that a call may take. A request waits for two calls at most, its own and the one of the request before it, so
 the cache delays no request by more than a tenth of a second."""
+DOCUMENT_TIMEOUT = 0.25
+"""The same for the documents of OpenID providers. Without the cache they have to be fetched, which takes longer than that."""
 RETRY_PAUSE = 1.0
 """Seconds without calls after one that failed, so that a cache that does not answer costs one `CALL_TIMEOUT` a second."""
 CONNECT_PAUSE = 0.01
@@ -94,7 +97,7 @@ class _CacheConnection:
 
 
 class CacheClient:
-    """One process's access to the cache. Every method returns within `CALL_TIMEOUT`; None means that nothing is known."""
+    """One process's access to the cache. Every method returns within its timeout; None means that nothing is known."""
 
     def __init__(self, directory: str, authkey: bytes) -> None:
         self._path, self._authkey = socket_path(directory), authkey
@@ -116,16 +119,16 @@ class CacheClient:
 
     def put(self, items: list[Item], max_entries: int) -> None:
         """Store or delete the items (see `io.cache.table`), if the cache can be reached."""
-        self._call("put", items, max_entries)
+        self._call(TABLE, "put", items, max_entries)
 
     def get(self, key: bytes, ttl: float, items: list[Item], max_entries: int) -> str | None:
         """The value stored under `key` within the last `ttl` seconds. The `items` are put first."""
-        value = self._call("get", key, ttl, items, max_entries)
+        value = self._call(TABLE, "get", key, ttl, items, max_entries)
         return value if isinstance(value, str) else None
 
     def purge(self, name: str | None, keys: list[bytes]) -> int | None:
         """Remove `keys`, all keys of an entry, or everything. Returns how many were removed, None without a cache."""
-        removed = self._call("purge", name, keys)
+        removed = self._call(TABLE, "purge", name, keys)
         return removed if isinstance(removed, int) else None
 
     def close(self) -> None:
@@ -134,29 +137,51 @@ class CacheClient:
             self._connection = None
             self.losses += 1
 
-    def _call(self, method: str, *args: Any) -> object:
+    def obtain_document(self, name: str, owner: str, lease: float, newer_than: float, since: float) -> Offer | None:
+        """The document of that name, or a lease to fetch it (`io.cache.documents`); None without a cache."""
+        offer = self._call(DOCUMENTS, "obtain", name, owner, lease, newer_than, since, timeout=DOCUMENT_TIMEOUT)
+        return offer if isinstance(offer, Offer) else None
+
+    def store_document(self, name: str, provider: str, document: Document) -> None:
+        """Share a document that was fetched."""
+        self._call(DOCUMENTS, "store", name, provider, document, timeout=DOCUMENT_TIMEOUT)
+
+    def fail_document(self, name: str, provider: str, error: str, timeout: bool) -> None:
+        """Share that a fetch has failed, and why; `error` is one line without secrets."""
+        self._call(DOCUMENTS, "fail", name, provider, error, timeout)
+
+    def discard_document(self, name: str, fetched_at: float) -> None:
+        """Have the document that was fetched at that time forgotten, if it is still the one."""
+        self._call(DOCUMENTS, "discard", name, fetched_at)
+
+    def providers(self) -> list[ProviderState]:
+        """What there is to be shown of each provider; nothing without a cache."""
+        states = self._call(DOCUMENTS, "providers")
+        return states if isinstance(states, list) else []
+
+    def _call(self, ident: str, method: str, *args: Any, timeout: float = CALL_TIMEOUT) -> object:
         now = time.monotonic()
         if now < self._paused_until:
             self.losses += 1
             return None
-        deadline = now + CALL_TIMEOUT
+        deadline = now + timeout
         try:
             try:
-                return self._request(deadline, method, args)
+                return self._request(deadline, ident, method, args)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 self.close()  # the cache process has been replaced since the last call
-                return self._request(deadline, method, args)
+                return self._request(deadline, ident, method, args)
         except _CALL_ERRORS:
             self.close()
             self.losses += 1
             self._paused_until = time.monotonic() + RETRY_PAUSE
             return None
 
-    def _request(self, deadline: float, method: str, args: tuple[Any, ...]) -> object:
+    def _request(self, deadline: float, ident: str, method: str, args: tuple[Any, ...]) -> object:
         if self._connection is None:
             self._connection = self._connect(deadline)
         self._connection.deadline = deadline
-        return self._connection.request(TABLE, method, *args)
+        return self._connection.request(ident, method, *args)
 
     def _connect(self, deadline: float) -> _CacheConnection:
         connection = _CacheConnection(self._path, deadline)

@@ -1,4 +1,5 @@
-"""The server of the cache process: a `multiprocessing.Manager` server with a single shared object, the table.
+"""The server of the cache process: a `multiprocessing.Manager` server with two shared objects, the table of responses and
+the documents of OpenID providers.
 
 A manager's server has a thread for each client and waits for a client's authentication without a limit. This one closes
 the connection of a client that has not authenticated itself within `AUTHENTICATION_TIMEOUT`.
@@ -17,12 +18,13 @@ from typing import Any
 
 from pfxhttpd.io import SetupError
 from pfxhttpd.io.cache.directory import check_private, remove_socket, socket_path
+from pfxhttpd.io.cache.documents import Document, Documents, Offer, ProviderState
 from pfxhttpd.io.cache.table import CacheTable, Item
 
 AUTHENTICATION_TIMEOUT = 2.0
 """Seconds within which a client has to authenticate itself."""
-TABLE = "table"
-"""The shared object's name. Clients know it, so none has to ask the manager to create an object, as proxies do."""
+TABLE, DOCUMENTS = "table", "documents"
+"""The shared objects' names. Clients know them, so none has to ask the manager to create an object, as proxies do."""
 
 PublishCounts = Callable[[int, int, int, int, int, int], None]
 """Called after every change with the table's counts (`io.cache.table.Counts`)."""
@@ -58,6 +60,33 @@ class SharedTable:
         return removed
 
 
+class SharedDocuments:
+    """The other object: the documents of OpenID providers behind a lock of their own (`io.cache.documents`)."""
+
+    def __init__(self) -> None:
+        self._documents, self._lock = Documents(), threading.Lock()
+
+    def obtain(self, name: str, owner: str, lease: float, newer_than: float, since: float) -> Offer:
+        with self._lock:
+            return self._documents.obtain(name, owner, lease, newer_than, since, time.monotonic())
+
+    def store(self, name: str, provider: str, document: Document) -> None:
+        with self._lock:
+            self._documents.store(name, provider, document)
+
+    def fail(self, name: str, provider: str, error: str, timeout: bool) -> None:
+        with self._lock:
+            self._documents.fail(name, provider, error, timeout, time.monotonic())
+
+    def discard(self, name: str, fetched_at: float) -> None:
+        with self._lock:
+            self._documents.discard(name, fetched_at)
+
+    def providers(self) -> list[ProviderState]:
+        with self._lock:
+            return self._documents.providers()
+
+
 class CacheServer(Server):
     """Listens on the socket in `directory`, which must be private. `publish` receives the table's counts.
 
@@ -74,6 +103,7 @@ class CacheServer(Server):
             raise SetupError(f"cache socket {path}: {error.strerror or error}") from error
         self._table = SharedTable(publish)
         self.id_to_obj[TABLE] = (self._table, {"put", "get", "purge"}, {})
+        self.id_to_obj[DOCUMENTS] = (SharedDocuments(), {"obtain", "store", "fail", "discard", "providers"}, {})
 
     def await_table(self) -> None:
         """Return once no call uses the table; never, if one hangs."""
