@@ -18,6 +18,7 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
 from pfxhttpd.rules.redact import configured_secrets
+from pfxhttpd.service.oidc.provider import breaker_target, providers_of
 from pfxhttpd.service.sasl import mechanisms
 
 GLOBAL = "global"
@@ -59,6 +60,17 @@ class Generation:
         them while there are other listeners; other silent connections are closed after a while."""
         only_sasl = len(self._sasl_listeners()) == len(self.listeners)
         return self.max_connections if only_sasl else max(1, int(self.max_connections * SASL_SHARE))
+
+    @property
+    def providers(self) -> list[str]:
+        """The OpenID providers that are asked, each by the URL of its discovery document."""
+        entries = (entry for section in self.settings.entries.values() for entry in section.values())
+        return list(dict.fromkeys(oidc.configuration_uri for entry in entries for oidc in providers_of(entry)))
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether there is something to be shared by way of the cache process."""
+        return self.settings.server.response_cache.enabled or bool(self.providers)
 
     def parking_config(self) -> ParkingConfig:
         """What parking has to know."""
@@ -206,12 +218,15 @@ def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
 
 
 def _target_rows(settings: Settings, previous: Generation | None) -> dict[str, int]:
-    """The scoreboard's row of each target: the one it had, or the next one behind all that are in use.
+    """The scoreboard's row of each target, OpenID providers among them: the one it had, or the next one behind all that are in use.
 
     A worker of the previous generation may still report an outcome for a target that was removed, so that target's row
     goes to another one only when no other row is left.
     """
-    wanted = {entry.target for entries in settings.entries.values() for entry in entries.values()}
+    wanted = set()
+    for entry in (entry for section in settings.entries.values() for entry in section.values()):
+        wanted.add(entry.target)
+        wanted.update(breaker_target(oidc.configuration_uri) for oidc in providers_of(entry))
     if len(wanted) > TARGETS:
         raise SetupError(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
     before = previous.targets if previous else {}

@@ -259,7 +259,9 @@ class Master:
             control_server.reply([client], {"ok": True, "forgotten": forgotten})
 
     def _status(self) -> dict[str, Any]:
-        return status.snapshot(self._supervisor.generation, self._board, self._supervisor.children.values())
+        supervisor = self._supervisor
+        providers = supervisor.cache_client.providers() if supervisor.generation.providers else []
+        return status.snapshot(supervisor.generation, self._board, supervisor.children.values(), providers)
 
     def _log_status(self) -> None:
         if self._log.info:

@@ -6,16 +6,31 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry, HttpClient, Settings
+from pfxhttpd.config.settings import (
+    DOVECOT_SASL,
+    POLICY_SERVICE,
+    SOCKET_MAP,
+    BackendOidc,
+    Entry,
+    HttpClient,
+    SaslOidc,
+    Settings,
+)
 from pfxhttpd.io.log import Logger
+from pfxhttpd.io.oidc.endpoints import Endpoints
 from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.process.connection_handler import Service
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.rules.breaker import BreakerRule
-from pfxhttpd.service.backend import Backend, plain_target
+from pfxhttpd.service.backend import Backend, plain_target, proxies_for
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.oidc.backend import BackendToken
+from pfxhttpd.service.oidc.login import TokenLogin
+from pfxhttpd.service.oidc.provider import Provider, breaker_target, login_providers, providers_of
+from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.validator import TokenValidator
 from pfxhttpd.service.policy import PolicyService
 from pfxhttpd.service.sasl import SaslService
 from pfxhttpd.service.socketmap import SocketMapService
@@ -50,21 +65,35 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
         max_idle=_idle_connections(server.http_client, context.pool.max_workers),
         limiter=context.connection_limit,
     )
-    if server.response_cache.enabled:
+    if server.response_cache.enabled or any(map(providers_of, entries)):
         context.cache.connect(CACHE_TIMEOUT)
     cache = CacheBuffer(context.cache, context.board.cache, server.response_cache)
-    session = DirectSession(transport)
+    session, shared = DirectSession(transport), SharedDocuments(context.cache)
+
+    def provider(oidc: BackendOidc | SaslOidc, timeout: float) -> Provider:
+        uri = oidc.configuration_uri
+        breaker = _breaker(breaker_target(uri), timeout, context, settings, logger)
+        return Provider(oidc, Endpoints(session, proxies_for(uri, server)), shared, breaker)
+
+    def backend(entry: Entry) -> Backend:
+        breaker = _breaker(entry.target, entry.timeout, context, settings, logger)
+        token = None
+        if entry.backend_oidc.enabled:
+            token = BackendToken(entry.backend_oidc, provider(entry.backend_oidc, entry.timeout), shared)
+        return Backend(entry, server, session, status, breaker, token)
 
     def backends(kind: str) -> dict[str, Backend]:
-        return {
-            name: Backend(entry, server, session, status, _breaker(entry, context, settings, logger))
-            for name, entry in settings.entries[kind].items()
-        }
+        return {name: backend(entry) for name, entry in settings.entries[kind].items()}
 
+    token_logins = {}
+    for name, entry in settings.entries[DOVECOT_SASL].items():
+        if entry.sasl_oidc.enabled:
+            providers = [(oidc, provider(oidc, entry.timeout)) for oidc in login_providers(entry)]
+            token_logins[name] = TokenLogin(entry, TokenValidator(providers), status)
     by_kind: dict[str, Service] = {
         SOCKET_MAP: SocketMapService(backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, logger),
         POLICY_SERVICE: PolicyService(backends(POLICY_SERVICE), cache, logger),
-        DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger),
+        DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger, token_logins),
     }
     return Services(by_kind, transport, cache, status)
 
@@ -76,8 +105,9 @@ def _idle_connections(client: HttpClient, workers: int) -> int:
     return max(1, client.max_idle_connections // workers)
 
 
-def _breaker(entry: Entry, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:
+def _breaker(target: str, timeout: float, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:
+    """The circuit breaker of a target whose requests take `timeout` seconds at most."""
     breaker = settings.server.circuit_breaker
-    rule = BreakerRule(breaker.failures, breaker.cooldown, entry.timeout + PROBE_GRACE, entry.timeout * OUTCOME_WAIT)
+    rule = BreakerRule(breaker.failures, breaker.cooldown, timeout + PROBE_GRACE, timeout * OUTCOME_WAIT)
     probes = max(1, context.pool.max_workers // 2)
-    return SharedBreaker(context.board, context.targets[entry.target], rule, probes, plain_target(entry.target), logger)
+    return SharedBreaker(context.board, context.targets[target], rule, probes, plain_target(target), logger)

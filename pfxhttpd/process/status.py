@@ -8,18 +8,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from pfxhttpd import __version__
+from pfxhttpd.io.cache.documents import ProviderState
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.child import Child
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.rules.breaker import STATE_NAMES
 from pfxhttpd.service.backend import plain_target
+from pfxhttpd.service.oidc.provider import breaker_target
 
 ACCEPTING_AGAIN = 2.0
 """Seconds without a failure after which connections count as accepted again."""
 
 
-def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child]) -> dict[str, Any]:
-    """The state of the server, in values that JSON can hold. Durations are seconds."""
+def snapshot(
+    generation: Generation, board: Scoreboard, children: Iterable[Child], providers: Iterable[ProviderState] = ()
+) -> dict[str, Any]:
+    """The state of the server, in values that JSON can hold. Durations are seconds. `providers` are the states that the
+    cache knows."""
     now = time.monotonic()
     workers, others = [], []
     titles = {pool.index: pool.title for pool in generation.pools.values()}
@@ -51,6 +56,8 @@ def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child
         }
         for pool in generation.pools.values()
     ]
+    names = {breaker_target(uri): uri for uri in generation.providers}
+    known = {state.provider: state for state in providers}
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -61,7 +68,15 @@ def snapshot(generation: Generation, board: Scoreboard, children: Iterable[Child
         "accepting": now - board.accept_failed_at > ACCEPTING_AGAIN if board.accept_failed_at else True,
         "pools": pools,
         "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.cache.read()},
-        "targets": [_target(target, board.target(row).read(), now) for target, row in generation.targets.items()],
+        "targets": [
+            _target(target, board.target(row).read(), now)
+            for target, row in generation.targets.items()
+            if target not in names
+        ],
+        "providers": [
+            _provider(uri, board.target(generation.targets[name]).read(), known.get(uri), now)
+            for name, uri in names.items()
+        ],
         "workers": sorted(workers, key=lambda worker: (worker["pool"], worker["process"])),
         "processes": others,
     }
@@ -71,3 +86,16 @@ def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[st
     state, failures, since = breaker
     known = {"target": plain_target(target), "breaker": STATE_NAMES[state], "failures": failures}
     return known | ({"seconds": round(now - since, 3)} if state else {})
+
+
+def _provider(uri: str, breaker: tuple[int, int, float], state: ProviderState | None, now: float) -> dict[str, Any]:
+    """`keys` is None while none were fetched; `fetched` and `error_seconds` are seconds ago, None for never."""
+    shown: dict[str, Any] = {"provider": plain_target(uri), "keys": None, "fetched": None, "error": ""}
+    if state is not None:
+        shown["keys"] = state.keys if state.keys >= 0 else None
+        shown["fetched"] = round(now - state.fetched_at, 3) if state.fetched_at else None
+        shown["error"] = state.error
+    shown["error_seconds"] = round(now - state.error_at, 3) if state is not None and state.error else None
+    shown |= _target(uri, breaker, now)
+    del shown["target"]
+    return shown

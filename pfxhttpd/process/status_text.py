@@ -33,8 +33,16 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     for target in status["targets"]:
         since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
         text.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
+    text += map(_provider_line, status["providers"])
     for worker in status["workers"]:
         busy = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
         text.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {worker['requests']} requests")
     text += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
     return text
+
+
+def _provider_line(provider: Mapping[str, Any]) -> str:
+    keys = "no keys" if provider["keys"] is None else f"{provider['keys']} keys"
+    fetched = "nothing fetched" if provider["fetched"] is None else f"fetched {provider['fetched']:.0f} s ago"
+    error = f", last error {provider['error_seconds']:.0f} s ago: {provider['error']}" if provider["error"] else ""
+    return f"provider {provider['provider']}: {keys}, {fetched}, breaker {provider['breaker']}{error}"

@@ -65,7 +65,7 @@ class Supervisor:
         return [*helpers, *self.worker_slots.values()]
 
     def _wants_cache(self) -> bool:
-        return self.generation.settings.server.response_cache.enabled
+        return self.generation.needs_cache
 
     def workers(self) -> list[Child]:
         return [child for child in self.children.values() if child.row >= 0]

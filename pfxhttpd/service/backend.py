@@ -18,11 +18,13 @@ from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, with_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
+from pfxhttpd.service.oidc.backend import BackendToken
 from pfxhttpd.service.worker_status import WorkerStatus
 
 Question = str | Mapping[str, str]
 """What fills the templates: the key of a lookup, the attributes of a policy request, or the user of a login."""
 
+_UNAUTHORIZED = 401
 _NO_HEADERS: Mapping[str, str] = {}
 _REASONS = (
     (exceptions.Timeout, "backend timed out"),
@@ -47,6 +49,8 @@ def default_headers(entry: Entry) -> dict[str, str]:
         headers.pop(names.get(name.lower(), name), None)
         headers[name] = value
         names[name.lower()] = name
+    if entry.backend_oidc.enabled:
+        headers.pop(names.get("authorization", ""), None)  # the token's place
     return headers
 
 
@@ -55,11 +59,11 @@ def plain_target(target: str) -> str:
     return target.partition("?")[0]
 
 
-def proxies_for(entry: Entry, server: Server) -> dict[str, str]:
+def proxies_for(url: str, server: Server) -> dict[str, str]:
     """The proxies by scheme, as requests wants them: the configured one, else those of the environment."""
     if server.http_client.proxy:
         return {"http": server.http_client.proxy, "https": server.http_client.proxy}
-    found = get_environ_proxies(entry.target, no_proxy=None)
+    found = get_environ_proxies(url, no_proxy=None)
     return {scheme: url for scheme, url in found.items() if scheme in ("http", "https", "all")}
 
 
@@ -67,12 +71,20 @@ class Backend:
     """Sends one entry's requests. One is made per worker and entry; it renders in advance whatever does not change."""
 
     def __init__(
-        self, entry: Entry, server: Server, session: DirectSession, status: WorkerStatus, breaker: SharedBreaker
+        self,
+        entry: Entry,
+        server: Server,
+        session: DirectSession,
+        status: WorkerStatus,
+        breaker: SharedBreaker,
+        token: BackendToken | None = None,
     ) -> None:
+        """`token` is what every request bears, if the entry has `backend_oidc_auth`."""
         self.entry = entry
+        self._token, self._bearer = token, ""
         self._session, self._status, self._breaker = session, status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
-        self._proxies = proxies_for(entry, server)
+        self._proxies = proxies_for(entry.target, server)
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
         self._request = RenderedRequest.from_request(request)
@@ -82,11 +94,34 @@ class Backend:
 
         Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
         """
+        deadline = time.monotonic() + self.entry.timeout
+        self._status.begin(self.entry, deadline)
+        try:
+            if self._token is None:
+                return self._attempt(question, body, deadline)
+            self._authorize(self._token.current(deadline))
+            response = self._attempt(question, body, deadline)
+            if response.status == _UNAUTHORIZED and _UNAUTHORIZED not in self.entry.status_codes:
+                self._authorize(self._token.replace(deadline))
+                response = self._attempt(question, body, deadline)
+            return response
+        finally:
+            self._status.end()
+
+    def _authorize(self, bearer: str) -> None:
+        """Have the requests bear this token."""
+        if bearer != self._bearer:
+            self._bearer = bearer
+            self._request.headers["Authorization"] = f"Bearer {bearer}"
+            self._request.render()
+
+    def _attempt(self, question: Question, body: bytes | None, deadline: float) -> BackendResponse:
+        """One request, whose outcome the breaker counts."""
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
         timed_out, succeeded = False, False
         try:
-            response = self._send(question, body)
+            response = self._send(question, body, deadline)
             if entry.kind != DOVECOT_SASL:
                 response = with_document(entry, response)
             elif response.status not in entry.status_codes:
@@ -99,7 +134,7 @@ class Backend:
         finally:
             breaker.record(decision, succeeded, timed_out)
 
-    def _send(self, question: Question, body: bytes | None) -> BackendResponse:
+    def _send(self, question: Question, body: bytes | None, deadline: float) -> BackendResponse:
         entry, request = self.entry, self._request
         if self._target.static is None:
             request.url = parse_url(self._target.render(question).decode()).url
@@ -109,14 +144,11 @@ class Backend:
         if entry.http_request_compression and body:
             body = gzip.compress(body, compresslevel=1)
         request.body = body
-        timeout = entry.timeout
-        self._status.begin(entry, time.monotonic() + timeout)
+        timeout = max(0.0, deadline - time.monotonic())
         try:
             response = self._session.send(request, timeout=timeout, proxies=self._proxies)
         except exceptions.RequestException as error:
             raise _backend_error(error) from error
-        finally:
-            self._status.end()
         headers = _headers(response) if entry.kind == DOVECOT_SASL else _NO_HEADERS
         return BackendResponse(response.status_code, headers, response.content)
 

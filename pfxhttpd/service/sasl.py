@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
-from pfxhttpd.rules.login import LoginAccepted, login_verdict, password_request
+from pfxhttpd.rules.jwt import TokenRefused
+from pfxhttpd.rules.login import LoginAccepted, LoginRefused, login_verdict, password_request
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.service import CloseConnection
 from pfxhttpd.service.backend import Backend
 from pfxhttpd.service.log_context import LogContext
+from pfxhttpd.service.oidc.login import TokenLogin
+from pfxhttpd.service.oidc.provider import login_providers
 from pfxhttpd.wire.dovecot import SaslSession
 from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.dovecot_lines import take_line
-from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, Mechanism
+from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, Mechanism
 
 DISCONNECT = "disconnect"
 
@@ -26,14 +29,31 @@ MAX_LINES = 16
 
 def mechanisms(entry: Entry | None) -> tuple[Mechanism, ...]:
     """The mechanisms that an entry's listener offers."""
+    if entry is not None and entry.sasl_oidc.enabled:
+        return PASSWORD_MECHANISMS + TOKEN_MECHANISMS
     return PASSWORD_MECHANISMS
+
+
+def error_challenge(entry: Entry | None) -> tuple[str, str]:
+    """What a client whose token is refused is told: the scopes that tokens need, and the URL of the first provider's
+    discovery document (RFC 7628 section 3.2.2)."""
+    for provider in login_providers(entry) if entry is not None else ():
+        return " ".join(provider.required_scopes), provider.configuration_uri
+    return "", ""
 
 
 class SaslService:
     """Answers the lines of SASL clients. A connection's listener names the entry whose backend decides."""
 
-    def __init__(self, backends: Mapping[str, Backend], logger: Logger) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        logger: Logger,
+        token_logins: Mapping[str, TokenLogin] | None = None,
+    ) -> None:
+        """`token_logins` has what decides logins with tokens, for the entries that accept them."""
         self._backends, self._log = backends, logger
+        self._token_logins = token_logins or {}
 
     def handle(self, connection: Connection) -> bytes | None:
         """The bytes to send for the next line in `connection.unread`, which is consumed; None if it is not complete.
@@ -46,8 +66,12 @@ class SaslService:
         if taken is None:
             return None
         backend = self._backends.get(connection.name)
-        offered = mechanisms(backend.entry if backend else None)
-        session = SaslSession.thaw(connection.state, offered) if connection.state else SaslSession(offered)
+        entry = backend.entry if backend else None
+        offered, challenge = mechanisms(entry), error_challenge(entry)
+        if connection.state:
+            session = SaslSession.thaw(connection.state, offered, *challenge)
+        else:
+            session = SaslSession(offered, *challenge)
         reply = b""
         for _ in range(MAX_LINES):
             line, used = taken
@@ -76,8 +100,16 @@ class SaslService:
         try:
             if backend is None:
                 raise BackendError("the configuration has no such entry any more")
-            body = json.dumps(password_request(backend.entry, attempt)).encode()
-            verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user)
+            verdict: LoginAccepted | LoginRefused
+            if attempt.token:
+                verdict = LoginAccepted(self._token_logins[backend.entry.name].account(attempt))
+            else:
+                body = json.dumps(password_request(backend.entry, attempt)).encode()
+                verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user)
+        except TokenRefused as refused:
+            if self._log.info:
+                self._log.info("Authentication failed", **fields, reason=refused.reason)
+            return session.fail(attempt, refused.reason, status=refused.status)
         except BackendError as error:
             if self._log.info:
                 self._log.info("Authentication could not be decided", **fields, reason=error.reason)

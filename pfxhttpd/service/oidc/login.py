@@ -1,0 +1,29 @@
+"""A login with a token: what the validator says of it, within the time that the entry has for a login."""
+
+from __future__ import annotations
+
+import time
+
+from pfxhttpd.config.settings import Entry
+from pfxhttpd.rules.login import login_context
+from pfxhttpd.service.oidc.validator import TokenValidator
+from pfxhttpd.service.worker_status import WorkerStatus
+from pfxhttpd.wire.dovecot_exchange import Attempt
+
+
+class TokenLogin:
+    """Decides the logins with tokens of one entry's users."""
+
+    def __init__(self, entry: Entry, validator: TokenValidator, status: WorkerStatus) -> None:
+        self._entry, self._validator, self._status = entry, validator, status
+
+    def account(self, attempt: Attempt) -> str:
+        """The account that the attempt's token logs in. Raises `TokenRefused`, and `BackendError` when nothing can be said
+        of the token in time."""
+        entry = self._entry
+        deadline = time.monotonic() + entry.timeout
+        self._status.begin(entry, deadline)
+        try:
+            return self._validator.account(attempt.secret, attempt.user, login_context(entry, attempt), deadline)
+        finally:
+            self._status.end()

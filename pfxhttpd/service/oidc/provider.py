@@ -1,0 +1,180 @@
+"""One OpenID provider: its discovery document, its keys and its endpoints, behind a circuit breaker of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+from urllib.parse import urlencode
+
+from pfxhttpd.config.settings import DOVECOT_SASL, BackendOidc, Entry, SaslOidc
+from pfxhttpd.io.cache.documents import Document
+from pfxhttpd.io.oidc.assertion import KeyFileError, SigningKey
+from pfxhttpd.io.oidc.endpoints import Endpoints
+from pfxhttpd.io.oidc.key_file import read_key
+from pfxhttpd.rules.client_authentication import PRIVATE_KEY, assertion_claims, client_request
+from pfxhttpd.rules.discovery import Discovery, parse_discovery
+from pfxhttpd.rules.key_set import KeySet, parse_key_set
+from pfxhttpd.rules.response import BackendError, BackendResponse
+from pfxhttpd.service.breaker import BreakerOpen
+from pfxhttpd.service.oidc.shared import SharedDocuments
+
+DISCOVERY_LIFETIME = 3600.0
+"""Seconds after which the discovery document is fetched again, so that a moved endpoint is found."""
+KEY_REFETCH = 60.0
+"""Seconds between fetches of a key set for keys that it does not have; a stranger can name such keys at will."""
+
+
+OVERLOADED = frozenset({408, 425, 429})
+
+Answer = TypeVar("Answer")
+Judge = Callable[[BackendResponse], Answer]
+"""What an answer says. Raises `BackendError` where it says nothing."""
+
+
+def breaker_target(configuration_uri: str) -> str:
+    """The name of a provider among the targets that have a circuit breaker."""
+    return f"provider {configuration_uri}"
+
+
+def providers_of(entry: Entry) -> list[BackendOidc | SaslOidc]:
+    """The settings of each provider that an entry asks."""
+    found: list[BackendOidc | SaslOidc] = [entry.backend_oidc] if entry.backend_oidc.enabled else []
+    return found + list(login_providers(entry))
+
+
+def login_providers(entry: Entry) -> tuple[SaslOidc, ...]:
+    """The settings of each provider whose tokens log users in."""
+    if entry.kind != DOVECOT_SASL or not entry.sasl_oidc.enabled:
+        return ()
+    return entry.sasl_oidc.providers or (entry.sasl_oidc,)
+
+
+class Breaker(Protocol):
+    """`service.breaker.SharedBreaker`."""
+
+    def acquire(self) -> int: ...
+
+    def record(self, decision: int, succeeded: bool, timed_out: bool = False) -> None: ...
+
+
+class Provider:
+    """One provider as one entry's settings describe it. Every method raises `BackendError`, also when the breaker is
+    open; `deadline` is in monotonic seconds."""
+
+    def __init__(
+        self, settings: BackendOidc | SaslOidc, endpoints: Endpoints, shared: SharedDocuments, breaker: Breaker
+    ) -> None:
+        self.settings = settings
+        self.name = settings.configuration_uri
+        self._endpoints, self._shared, self._breaker = endpoints, shared, breaker
+        self._parsed: dict[str, tuple[Document, Discovery | KeySet]] = {}
+
+    def discovery(self, deadline: float) -> Discovery:
+        """The provider's configuration, an hour old at most."""
+        name = f"discovery {self.name}"
+        document = self._shared.get(name, self.name, lambda: self._fetch_discovery(deadline), deadline)
+        found = self._parse(name, document, lambda text: parse_discovery(text, self.name))
+        assert isinstance(found, Discovery)
+        return found
+
+    def keys(self, lifetime: float, deadline: float) -> tuple[KeySet, float]:
+        """The provider's key set, at most `lifetime` seconds old, and when it was fetched."""
+        return self._keys(lifetime, deadline, 0.0)
+
+    def keys_after(self, fetched_at: float, lifetime: float, deadline: float) -> tuple[KeySet, float] | None:
+        """A key set newer than one that lacks a key; None when that one is too new for another fetch."""
+        if time.monotonic() < fetched_at + KEY_REFETCH:
+            return None
+        return self._keys(lifetime, deadline, fetched_at)
+
+    def ask(self, url: str, form: Mapping[str, str], deadline: float, judge: Judge[Answer]) -> Answer:
+        """What `judge` makes of the answer to a form with our authentication."""
+        assertion = ""
+        if self.settings.auth_method == PRIVATE_KEY:
+            assertion = self._assertion(url, deadline)
+        request = client_request(self.settings, form, assertion)
+        return self._judged(lambda: self._endpoints.post(url, request.body, request.headers, deadline), judge)
+
+    def ask_about(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
+        """The same for a token that is sent without our authentication."""
+        form = urlencode({"access_token": token}).encode("ascii")
+        return self._judged(lambda: self._endpoints.post(url, form, {}, deadline), judge)
+
+    def ask_as(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
+        """The same for a request that bears the token."""
+        return self._judged(lambda: self._endpoints.get(url, deadline, token), judge)
+
+    def _judged(self, send: Callable[[], BackendResponse], judge: Judge[Answer]) -> Answer:
+        try:
+            with self._attempt():
+                return judge(send())
+        except BackendError as error:
+            self._shared.report(self.name, error)
+            raise
+
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Count for the breaker what happens inside: any answer means that the provider is up, unless it is nonsense."""
+        try:
+            decision = self._breaker.acquire()
+        except BreakerOpen as error:
+            raise BreakerOpen("the provider has failed repeatedly and is given a pause") from error
+        down = timed_out = False
+        try:
+            yield
+        except BackendError as error:
+            down, timed_out = not 400 <= error.status < 500 or error.status in OVERLOADED, error.timeout
+            raise
+        finally:
+            self._breaker.record(decision, not down, timed_out)
+
+    def _fetch_discovery(self, deadline: float) -> Document:
+        with self._attempt():
+            body = _body(self._endpoints.get(self.name, deadline), "configuration")
+            parse_discovery(body, self.name)
+        now = time.monotonic()
+        return Document(body.decode(), now, now + DISCOVERY_LIFETIME, now + DISCOVERY_LIFETIME)
+
+    def _keys(self, lifetime: float, deadline: float, newer_than: float) -> tuple[KeySet, float]:
+        url = self.discovery(deadline).jwks_uri
+        if not url:
+            raise BackendError("the provider's configuration names no jwks_uri")
+
+        def fetch() -> Document:
+            with self._attempt():
+                body = _body(self._endpoints.get(url, deadline), "key set")
+                keys = parse_key_set(body)
+            now = time.monotonic()
+            return Document(body.decode(), now, now + lifetime, now + lifetime, len(keys.keys))
+
+        name = f"keys {url} {lifetime:g}"
+        document = self._shared.get(name, self.name, fetch, deadline, newer_than)
+        found = self._parse(name, document, parse_key_set)
+        assert isinstance(found, KeySet)
+        return found, document.fetched_at
+
+    def _parse(self, name: str, document: Document, parse: Callable[[bytes], Discovery | KeySet]) -> Discovery | KeySet:
+        """The document's meaning, found once for each document."""
+        known = self._parsed.get(name)
+        if known is None or known[0] is not document:
+            known = self._parsed[name] = (document, parse(document.text.encode()))
+        return known[1]
+
+    def _assertion(self, url: str, deadline: float) -> str:
+        discovery = self.discovery(deadline)
+        try:
+            key = SigningKey(read_key(self.settings.private_key_file, self.settings.private_key))
+        except KeyFileError as error:
+            raise BackendError(f"the private key cannot be used: {error}") from None
+        return key.sign(assertion_claims(self.settings, discovery, url, os.urandom(16).hex(), time.time()))
+
+
+def _body(response: BackendResponse, what: str) -> bytes:
+    if response.status != 200:
+        raise BackendError(
+            f"the provider's {what} cannot be had: status code {response.status}", status=response.status
+        )
+    return response.body

@@ -1,0 +1,106 @@
+"""Documents that all workers share and one of them fetches: by way of the cache process, or without it each by itself.
+
+A worker keeps a copy of its own, with its times; while that is good nobody is asked. The cache process is a help,
+never a need: when it does not answer, the worker fetches the document itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pfxhttpd.io.cache.documents import Document, Offer
+from pfxhttpd.rules.response import BackendError
+from pfxhttpd.wire.text import one_line
+
+POLL = 0.02
+"""Seconds between looks for what another worker is fetching."""
+LEASE_GRACE = 0.5
+"""Seconds past its deadline that a fetch's lease lasts."""
+
+
+class DocumentCache(Protocol):
+    """The cache process, as `io.cache.client` reaches it. None means that it does not answer."""
+
+    def obtain_document(self, name: str, owner: str, lease: float, newer_than: float, since: float) -> Offer | None: ...
+
+    def store_document(self, name: str, provider: str, document: Document) -> None: ...
+
+    def fail_document(self, name: str, provider: str, error: str, timeout: bool) -> None: ...
+
+    def discard_document(self, name: str, fetched_at: float) -> None: ...
+
+
+Fetch = Callable[[], Document]
+"""Gets a new document from the provider. Raises `BackendError`."""
+
+
+class SharedDocuments:
+    """One worker's access to the shared documents."""
+
+    def __init__(self, cache: DocumentCache) -> None:
+        self._cache = cache
+        self._owner = str(os.getpid())
+        self._copies: dict[str, Document] = {}
+
+    def copy(self, name: str, now: float) -> Document | None:
+        """This worker's own copy, if it needs no refresh."""
+        document = self._copies.get(name)
+        return document if document is not None and now < document.refresh_at else None
+
+    def get(self, name: str, provider: str, fetch: Fetch, deadline: float, newer_than: float = 0.0) -> Document:
+        """The document, fetched after `newer_than` (monotonic seconds): the copy, the shared one, or a new one.
+
+        A document whose refresh fails is used on until it expires. Raises `BackendError` when there is none.
+        """
+        since = time.monotonic()
+        document = self.copy(name, since)
+        if document is not None and document.fetched_at > newer_than:
+            return document
+        while True:
+            offer = self._cache.obtain_document(
+                name, self._owner, max(0.0, deadline - since) + LEASE_GRACE, newer_than, since
+            )
+            if offer is None:
+                offer = Offer(self._copies.get(name), True)
+            now = time.monotonic()
+            document = offer.document
+            usable = document is not None and now < document.expires_at and document.fetched_at > newer_than
+            if document is not None and usable and now < document.refresh_at:
+                return self._keep(name, document)
+            if offer.leased:
+                return self._fetch(name, provider, fetch, document if usable else None)
+            if document is not None and usable:
+                return self._keep(name, document)
+            if offer.error:
+                raise BackendError(offer.error, timeout=offer.timeout)
+            if now >= deadline:
+                raise BackendError("the provider timed out for another request", timeout=True)
+            time.sleep(POLL)
+
+    def discard(self, name: str, document: Document) -> None:
+        """Forget this document, which has turned out to be no good."""
+        if self._copies.get(name) == document:
+            del self._copies[name]
+        self._cache.discard_document(name, document.fetched_at)
+
+    def report(self, provider: str, error: BackendError) -> None:
+        """Have `status` show what another question to the provider came to."""
+        self._cache.fail_document("", provider, one_line(error.reason), error.timeout)
+
+    def _fetch(self, name: str, provider: str, fetch: Fetch, previous: Document | None) -> Document:
+        try:
+            document = fetch()
+        except BackendError as error:
+            self._cache.fail_document(name, provider, one_line(error.reason), error.timeout)
+            if previous is None:
+                raise
+            return previous
+        self._cache.store_document(name, provider, document)
+        return self._keep(name, document)
+
+    def _keep(self, name: str, document: Document) -> Document:
+        self._copies[name] = document
+        return document

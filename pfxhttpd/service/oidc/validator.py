@@ -1,0 +1,156 @@
+"""Whether a user's token is good, and whose it is: by the provider's keys, or by asking the provider.
+
+A token that was found bad by one way is not tried by another one. Only when a way cannot be gone, because keys are not to
+be had, the next one is; and what cannot be decided at all is temporary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pfxhttpd.config.settings import SaslOidc
+from pfxhttpd.io.oidc.keys import Verifier
+from pfxhttpd.rules.client_authentication import introspection_form
+from pfxhttpd.rules.discovery import check_issuer, likely_issuers
+from pfxhttpd.rules.introspection import introspection_claims, tokeninfo_claims, userinfo_claims
+from pfxhttpd.rules.jwt import MAX_TOKEN, TokenRefused, looks_like_jwt, read_jwt, unverified_issuer
+from pfxhttpd.rules.key_set import UnknownKey
+from pfxhttpd.rules.response import BackendError
+from pfxhttpd.rules.token import (
+    INTROSPECTION_ACCOUNT,
+    JWT_ACCOUNT,
+    account_of,
+    check_claims,
+    check_jwt_claims,
+    may_be_issuer,
+)
+from pfxhttpd.service.oidc.provider import Provider
+
+JWKS, INTROSPECTION, AUTO, USERINFO = "jwks", "introspection", "auto", "userinfo"
+
+
+class TokenValidator:
+    """Validates the tokens of one entry's users. Nothing that it finds out is kept or shared with another entry."""
+
+    def __init__(self, providers: Sequence[tuple[SaslOidc, Provider]], clock: Callable[[], float] = time.time) -> None:
+        """`clock` tells Unix seconds."""
+        self._providers = providers
+        self._clock = clock
+        self._verifier = Verifier()
+
+    def account(self, token: str, user: str, context: Mapping[str, str], deadline: float) -> str:
+        """The account that the token logs in. `user` is the name that the client gave, `context` what is known of the
+        login, `deadline` is in monotonic seconds.
+
+        Raises `TokenRefused`, or `BackendError` when nothing can be said of the token.
+        """
+        if len(token) > MAX_TOKEN:
+            raise TokenRefused("the token is too long")
+        error: BackendError | None = None
+        refused = TokenRefused("the token is of no provider that is configured")
+        for settings, provider in self._responsible(token):
+            try:
+                return self._check(settings, provider, token, user, context, deadline)
+            except TokenRefused as reason:
+                refused = reason
+            except BackendError as failure:
+                error = error or failure
+        raise error or refused
+
+    def _responsible(self, token: str) -> Sequence[tuple[SaslOidc, Provider]]:
+        """Who is to be asked: the one provider; of several the one that the token names, or for an opaque token those
+        that can be asked about it."""
+        if len(self._providers) == 1:
+            return self._providers
+        if not looks_like_jwt(token):
+            return [pair for pair in self._providers if pair[0].validation != JWKS]
+        issuer = unverified_issuer(token)
+        return [pair for pair in self._providers if _is_issuer(pair[0], issuer)][:1]
+
+    def _check(
+        self,
+        settings: SaslOidc,
+        provider: Provider,
+        token: str,
+        user: str,
+        context: Mapping[str, str],
+        deadline: float,
+    ) -> str:
+        if settings.validation == USERINFO:
+            return self._by_userinfo(settings, provider, token, user, deadline)
+        if settings.validation == JWKS:
+            return self._by_keys(settings, provider, token, user, deadline)
+        if settings.validation == AUTO and looks_like_jwt(token):
+            try:
+                return self._by_keys(settings, provider, token, user, deadline)
+            except (BackendError, UnknownKey):
+                if not self._can_introspect(provider, deadline):
+                    raise
+        return self._by_introspection(settings, provider, token, user, context, deadline)
+
+    def _by_keys(self, settings: SaslOidc, provider: Provider, token: str, user: str, deadline: float) -> str:
+        jwt = read_jwt(token)
+        issuer = _issuer(settings, provider, deadline)
+        keys, fetched_at = provider.keys(settings.jwks_cache_ttl, deadline)
+        try:
+            self._verifier.check(jwt, keys.candidates(jwt.key_id, jwt.algorithm))
+        except TokenRefused as refused:
+            # The provider may have new keys; without a kid every key has been tried, and that is how it shows.
+            if not isinstance(refused, UnknownKey) and jwt.key_id:
+                raise
+            newer = provider.keys_after(fetched_at, settings.jwks_cache_ttl, deadline)
+            if newer is None:
+                raise
+            self._verifier.check(jwt, newer[0].candidates(jwt.key_id, jwt.algorithm))
+        check_jwt_claims(jwt.claims, settings, issuer, self._clock())
+        return account_of(jwt.claims, settings, JWT_ACCOUNT, user)
+
+    def _can_introspect(self, provider: Provider, deadline: float) -> bool:
+        try:
+            return bool(provider.discovery(deadline).introspection_endpoint)
+        except BackendError:
+            return False
+
+    def _by_introspection(
+        self,
+        settings: SaslOidc,
+        provider: Provider,
+        token: str,
+        user: str,
+        context: Mapping[str, str],
+        deadline: float,
+    ) -> str:
+        issuer = _issuer(settings, provider, deadline)
+        url = provider.discovery(deadline).introspection_endpoint
+        if not url:
+            raise BackendError("the provider's configuration names no introspection_endpoint")
+        claims = provider.ask(url, introspection_form(settings, token, context), deadline, introspection_claims)
+        check_claims(claims, settings, (issuer, *settings.issuers), self._clock())
+        return account_of(claims, settings, INTROSPECTION_ACCOUNT, user)
+
+    def _by_userinfo(self, settings: SaslOidc, provider: Provider, token: str, user: str, deadline: float) -> str:
+        if settings.tokeninfo_url:
+            claims = provider.ask_about(settings.tokeninfo_url, token, deadline, tokeninfo_claims)
+            issuers = (*likely_issuers(settings.configuration_uri), *settings.issuers)
+        else:
+            issuer = _issuer(settings, provider, deadline)
+            url = provider.discovery(deadline).userinfo_endpoint
+            if not url:
+                raise BackendError("the provider's configuration names no userinfo_endpoint")
+            claims = provider.ask_as(url, token, deadline, userinfo_claims)
+            issuers = (issuer, *settings.issuers)
+        check_claims(claims, settings, issuers, self._clock())
+        return account_of(claims, settings, JWT_ACCOUNT, user)
+
+
+def _issuer(settings: SaslOidc, provider: Provider, deadline: float) -> str:
+    """The provider's name, by its own configuration."""
+    discovery = provider.discovery(deadline)
+    check_issuer(discovery, settings.configuration_uri, settings.issuers)
+    return discovery.issuer
+
+
+def _is_issuer(settings: SaslOidc, issuer: str) -> bool:
+    """Whether a token of this issuer is for this provider to judge, as far as the configuration tells."""
+    return may_be_issuer(issuer, (*likely_issuers(settings.configuration_uri), *settings.issuers))
