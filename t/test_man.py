@@ -116,23 +116,6 @@ def test_no_key_is_described_that_is_not_declared() -> None:
     assert described - known == set()
 
 
-def test_the_page_says_whether_tokens_can_be_used(tmp_path: Path) -> None:
-    """It has to change when that does."""
-    (tmp_path / "pfxhttp.yml").write_text("""
-server: {listen: [{kind: socket_map, name: m, port: 23450}]}
-socket_maps:
-  m:
-    target: http://127.0.0.1/
-    value_field: a
-    backend_oidc_auth: {enabled: true, configuration_uri: "https://127.0.0.1/", client_id: me, client_secret: s}
-""")
-    done = daemon.run("--config", str(tmp_path / "pfxhttp.yml"), "check")
-    impossible = "not possible in this version" in done.stderr
-    assert done.returncode == (78 if impossible else 0), done.stderr
-    assert ("not possible in this\nversion" in CONFIGURATION.read_text()) == impossible
-    assert ("cannot be used yet" in (TREE / "README.md").read_text()) == impossible
-
-
 def test_the_key_reference_is_that_of_the_schema(tmp_path: Path) -> None:
     """Run man/generate.py after a change of a description, a default or a bound."""
     program = TREE / "man/generate.py"

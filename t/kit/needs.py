@@ -32,6 +32,11 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *DIRECTORIES]))
 
 
+def node_modules() -> Path:
+    """The directory of the Node packages that `t/run` installs; without it, where `npm ci` in t/kit/oidc puts them."""
+    return Path(os.environ.get("PFXHTTPD_TEST_NODE_MODULES") or Path(__file__).parent / "oidc/node_modules")
+
+
 def _has(what: str) -> bool:
     if what == "root":
         return os.geteuid() == 0
@@ -40,11 +45,13 @@ def _has(what: str) -> bool:
     if what == "exim":
         path = os.environ.get("PFXHTTPD_TEST_EXIM", "")
         return bool(path) and os.access(path, os.X_OK)
+    if what == "oidc-provider":
+        return (node_modules() / what).is_dir()
     return program(what) is not None
 
 
 def needs(*components: str) -> None:
-    """Fails or skips the test unless every component is there: "root", "ipv6", "exim" or a program's name."""
+    """Fails or skips the test unless every component is there: "root", "ipv6", "exim", "oidc-provider" or a program's name."""
     missing = [what for what in components if not _has(what)]
     if not missing:
         return
