@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from typing import Any
 
 from pfxhttpd.config.node import Path
@@ -21,8 +21,9 @@ Subschema = dict[str, Any]
 @functools.cache
 def whole() -> Subschema:
     """The schema of a whole configuration. Every call returns the same object, which must not be changed."""
-    text = resources.files("pfxhttpd.config").joinpath("schema.json").read_text("utf-8")
-    document: Subschema = json.loads(text)
+    # Not by importlib.resources, whose import alone takes a tenth of the time in which `status` runs.
+    with open(os.path.join(os.path.dirname(__file__), "schema.json"), "rb") as file:
+        document: Subschema = json.load(file)
     return document
 
 
