@@ -1,8 +1,8 @@
 """Puts the package and the test equipment (`kit`) on the path, whatever directory pytest was started in.
 
 Also: a failing test shows the logs of the daemons it used; tests marked `alone` run last and with nothing beside them;
-and a run that is told to end (TERM, as by a cancelled CI job) tears its fixtures down like one that is interrupted from
-the keyboard. Both signals are handled explicitly, since a shell's background command starts with INT ignored.
+and a run that is ended by TERM, as by a cancelled CI job, tears its fixtures down like one that is interrupted from the
+keyboard. Both signals are handled explicitly, since a shell's background command starts with INT ignored.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 MEASURED = ("test_cache", "test_reload", "test_signals", "test_start")
 """The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
 execute most of what the unit tests do not. The others go without, so what is reported is a lower bound."""
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("pfxhttpd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("pfxhttpd")
 
 _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 

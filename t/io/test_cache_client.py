@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kit.cache_process import KEY, CacheProcess
 from kit.child import in_child
-from kit.remembering import KEY, Remembering
 
 from pfxhttpd.io import SetupError
 from pfxhttpd.io.cache import client, server
@@ -29,13 +29,13 @@ TTL, MOST = 60.0, 1000
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[Remembering]:
-    with Remembering(tmp_path / "cache") as started:
+def cache(tmp_path: Path) -> Iterator[CacheProcess]:
+    with CacheProcess(tmp_path / "cache") as started:
         yield started
 
 
 @pytest.fixture
-def caller(cache: Remembering) -> Iterator[CacheClient]:
+def caller(cache: CacheProcess) -> Iterator[CacheClient]:
     made = CacheClient(cache.directory, KEY)
     yield made
     made.close()
@@ -85,7 +85,7 @@ def until(found: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_what_one_process_puts_another_gets(cache: Remembering, caller: CacheClient) -> None:
+def test_what_one_process_puts_another_gets(cache: CacheProcess, caller: CacheClient) -> None:
     put(caller, K, "ünï ☂ \U0001f4ee")
     assert in_child(lambda: get(CacheClient(cache.directory, KEY), K)) == "ünï ☂ \U0001f4ee"
     assert get(caller, L) is None
@@ -103,7 +103,7 @@ def test_what_is_handed_over_with_a_question_counts_for_its_answer(caller: Cache
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_purging_tells_how_many(cache: Remembering, caller: CacheClient) -> None:
+def test_purging_tells_how_many(cache: CacheProcess, caller: CacheClient) -> None:
     for number in range(5):
         put(caller, bytes([number]) * 16, "value", "map" if number < 3 else "policy")
     assert caller.purge("map", [bytes([0]) * 16]) == 1
@@ -114,7 +114,7 @@ def test_purging_tells_how_many(cache: Remembering, caller: CacheClient) -> None
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_full_it_stays_within_its_bounds(cache: Remembering, caller: CacheClient) -> None:
+def test_full_it_stays_within_its_bounds(cache: CacheProcess, caller: CacheClient) -> None:
     for number in range(300):
         caller.put([(number.to_bytes(16, "big"), "map", "x" * 100_000, time.monotonic())], 100)
     assert caller.losses == 0
@@ -125,7 +125,7 @@ def test_full_it_stays_within_its_bounds(cache: Remembering, caller: CacheClient
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_many_at_once_do_not_get_into_each_others_way(cache: Remembering) -> None:
+def test_many_at_once_do_not_get_into_each_others_way(cache: CacheProcess) -> None:
     """Each has a thread in the table's process; few keys and little room make them meet."""
     others, rounds = 6, 150
 
@@ -165,7 +165,7 @@ def test_many_at_once_do_not_get_into_each_others_way(cache: Remembering) -> Non
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_a_defect_over_there_is_nothing_known_over_here(cache: Remembering, caller: CacheClient) -> None:
+def test_a_defect_over_there_is_nothing_known_over_here(cache: CacheProcess, caller: CacheClient) -> None:
     put(caller, K, "value")
     assert caller.get(K, "no number", [], MOST) is None
     assert caller.losses > 0
@@ -173,7 +173,7 @@ def test_a_defect_over_there_is_nothing_known_over_here(cache: Remembering, call
 
 
 def test_it_can_be_reached_ahead_of_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Remembering(tmp_path / "cache")
+    cache = CacheProcess(tmp_path / "cache")
     early = CacheClient(cache.directory, KEY)
     opening = threading.Thread(target=early.connect, args=(10.0,))
     opening.start()
@@ -187,7 +187,7 @@ def test_it_can_be_reached_ahead_of_need(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_reaching_it_ahead_of_need_ends_in_time_and_is_no_failure(cache: Remembering, stopped: bool) -> None:
+def test_reaching_it_ahead_of_need_ends_in_time_and_is_no_failure(cache: CacheProcess, stopped: bool) -> None:
     early = CacheClient(cache.directory, KEY)
     if stopped:
         cache.pause()
@@ -215,7 +215,7 @@ def test_without_a_table_there_is_nothing_and_no_wait(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("connected", [True, False])
 def test_a_stopped_table_costs_one_limit_and_then_nothing_for_a_while(
-    cache: Remembering, caller: CacheClient, connected: bool
+    cache: CacheProcess, caller: CacheClient, connected: bool
 ) -> None:
     if connected:
         surely_put(caller, K, "value")
@@ -229,7 +229,7 @@ def test_a_stopped_table_costs_one_limit_and_then_nothing_for_a_while(
 
 
 def test_it_is_tried_again_after_the_pause(
-    cache: Remembering, caller: CacheClient, monkeypatch: pytest.MonkeyPatch
+    cache: CacheProcess, caller: CacheClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RETRY_PAUSE", 0.1)
     surely_put(caller, K, "value")
@@ -240,7 +240,7 @@ def test_it_is_tried_again_after_the_pause(
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(
-    cache: Remembering, caller: CacheClient, no_pause: None
+    cache: CacheProcess, caller: CacheClient, no_pause: None
 ) -> None:
     surely_put(caller, K, "of K")
     surely_put(caller, L, "of L")
@@ -252,7 +252,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_a_new_table_is_used_at_once_and_the_loss_is_told(cache: Remembering, caller: CacheClient) -> None:
+def test_a_new_table_is_used_at_once_and_the_loss_is_told(cache: CacheProcess, caller: CacheClient) -> None:
     put(caller, K, "value")
     assert caller.losses == 0
     cache.kill()
@@ -371,7 +371,7 @@ def test_a_queue_of_connections_that_nobody_takes_is_given_up_in_time(tmp_path: 
 # -- strangers ----------------------------------------------------------------------------------------------------------
 
 
-def stranger(cache: Remembering) -> socket.socket:
+def stranger(cache: CacheProcess) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(
         cache_directory.socket_path(cache.directory)
@@ -392,7 +392,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_the_wrong_key_opens_nothing(cache: Remembering, caller: CacheClient) -> None:
+def test_the_wrong_key_opens_nothing(cache: CacheProcess, caller: CacheClient) -> None:
     put(caller, K, "value")
     thief = CacheClient(cache.directory, b"another" * 5)
     assert get(thief, K) is None and thief.purge(None, []) is None
@@ -404,7 +404,7 @@ def test_a_crowd_of_silent_strangers_delays_nobody_and_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "AUTHENTICATION_TIMEOUT", 0.5)
-    with Remembering(tmp_path / "cache") as cache:
+    with CacheProcess(tmp_path / "cache") as cache:
         known = CacheClient(cache.directory, KEY)
         put(known, K, "value")
         alone = cache.threads()
@@ -426,7 +426,7 @@ def test_a_crowd_of_silent_strangers_delays_nobody_and_is_sent_away(
     ids=["zeros", "a huge length", "a huger length", "the end"],
 )
 def test_what_strangers_say_ends_their_connection_and_no_more(
-    cache: Remembering, caller: CacheClient, said: bytes
+    cache: CacheProcess, caller: CacheClient, said: bytes
 ) -> None:
     put(caller, K, "value")
     with stranger(cache) as connection:
@@ -475,7 +475,7 @@ def test_a_directory_of_somebody_elses_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unhurried")
 def test_a_socket_that_a_dead_table_left_is_replaced_and_the_last_one_removed(tmp_path: Path) -> None:
-    cache = Remembering(tmp_path / "cache")
+    cache = CacheProcess(tmp_path / "cache")
     for _ in range(2):
         cache.start()
         caller = CacheClient(cache.directory, KEY)

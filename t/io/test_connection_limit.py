@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import pytest
-from kit.exchange import ours
-from kit.scripted import Await, AwaitEnd, Hear, Say, Scripted, Stay, Tell
+from kit.scripted import Idle, Receive, ReceiveEnd, Scripted, Send, Signal, WaitFor
+from kit.transports import ours
 
 from pfxhttpd.io.connection_limit import ConnectionLimit, Permit, lock_file
 
@@ -198,7 +198,7 @@ def test_the_transport_gives_back_what_it_closes(file: int):
     rival = Worker(file, 1)
     with (
         ours(limiter=ConnectionLimit(file, 1, 2)) as way,
-        Scripted([Hear(), Say(GOOD), AwaitEnd(), Tell("closed")]) as server,
+        Scripted([Receive(), Send(GOOD), ReceiveEnd(), Signal("closed")]) as server,
     ):
         origin = ("http", "127.0.0.1", server.port)
         assert way.outcome(server.url).body == b"ok"
@@ -212,11 +212,11 @@ def test_the_transport_gives_back_what_it_closes(file: int):
 def test_the_transport_keeps_none_that_another_waits_for(file: int):
     rival = Worker(file, 1)
     with ours(limiter=ConnectionLimit(file, 1, 2)) as way:
-        with Scripted([Hear(), Await("go"), Say(GOOD), AwaitEnd(), Tell("closed")]) as server:
+        with Scripted([Receive(), WaitFor("go"), Send(GOOD), ReceiveEnd(), Signal("closed")]) as server:
             origin = ("http", "127.0.0.1", server.port)
             asking = threading.Thread(target=way.outcome, args=[server.url])
             asking.start()
-            server.wait_heard(1)
+            server.wait_received(1)
             rival.begin("acquire", origin, later())
             await_waiting(file, origin)
             server.go("go")
@@ -238,7 +238,7 @@ def await_waiting(file: int, origin: tuple[str, str, int]) -> None:
 
 def test_the_transport_times_out_without_a_place(file: int):
     rival = Worker(file, 1)
-    with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted([Stay()]) as server:
+    with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted([Idle()]) as server:
         rival.do("acquire", ("http", "127.0.0.1", server.port), later())
         assert way.outcome(server.url, timeout=0.2).error == "ConnectTimeout"
         assert server.connections == 0
@@ -247,7 +247,7 @@ def test_the_transport_times_out_without_a_place(file: int):
 
 @pytest.mark.parametrize(
     "script",
-    [[], [Hear()], [Hear(), Say(b"garbage")], [Hear(), Say(GOOD + b"more"), Stay()]],
+    [[], [Receive()], [Receive(), Send(b"garbage")], [Receive(), Send(GOOD + b"more"), Idle()]],
     ids=["no answer", "a close", "garbage", "surplus"],
 )
 def test_the_transport_gives_back_after_every_end(file: int, script: list):

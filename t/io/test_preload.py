@@ -8,18 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit import jailed
 from kit.needs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
+EXERCISES = Path(__file__).with_name("preload_exercises.py")
+HOSTS = "127.0.0.1 localhost xn--bcher-kva.jail.test\n"
+"""The jail's etc/hosts, with the name that the exercises look up."""
 
 
 def run_jailed(root: str) -> dict[str, object]:
-    """What `kit.jailed` found, in a fresh interpreter."""
-    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 't'}"}
+    """What the exercises found, in a fresh interpreter."""
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     environ.pop("COVERAGE_PROCESS_CONFIG", None)  # coverage imports modules late, too
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning", "-m", "kit.jailed", root],
+        [sys.executable, "-W", "error::DeprecationWarning", str(EXERCISES), root],
         env=environ,
         capture_output=True,
         text=True,
@@ -37,7 +39,7 @@ def test_everything_works_in_a_jail_with_three_files(tmp_path: Path) -> None:
     needs("root")
     tmp_path.chmod(0o755)
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/hosts").write_text(jailed.HOSTS)
+    (tmp_path / "etc/hosts").write_text(HOSTS)
     (tmp_path / "etc/nsswitch.conf").write_text("hosts: files dns\n")
     (tmp_path / "etc/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     (tmp_path / "tmp").mkdir()  # for the manager's socket: the server's runtime directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
@@ -219,7 +220,7 @@ def two(tmp_path: Path, opened: list[socket.socket]) -> list[socket.socket]:
     opened += [listen.bind(tcp("127.0.0.1"), 10), listen.bind(unix(tmp_path / "s"), 10)]
     high = []
     for sock in opened:  # above the numbers that the child uses
-        high.append(socket.socket(fileno=os.dup2(sock.fileno(), 50 + len(high))))
+        high.append(socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 50)))
     opened += high
     return high
 

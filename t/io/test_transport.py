@@ -11,8 +11,8 @@ import zlib
 from dataclasses import dataclass, field
 
 import pytest
-from kit.exchange import Outcome, ours, stock
-from kit.scripted import Hear, Reset, Say, Script, Scripted, Stay
+from kit.scripted import Idle, Receive, Reset, Script, Scripted, Send
+from kit.transports import Outcome, ours, stock
 
 OK = b"HTTP/1.1 200 OK\r\n"
 BODY = b'{"result": "x"}'
@@ -223,7 +223,7 @@ EXCHANGES = [
              + (b"1;" + b"e" * 1000 + b"\r\nx\r\n") * 22_000 + b"0\r\n\r\n", TOO_LARGE, stock=good(b"x" * 22_000)),
 ]  # fmt: skip
 
-ENDS: dict[str, Script] = {"stay": [Stay()], "close": [], "reset": [Reset()]}
+ENDS: dict[str, Script] = {"stay": [Idle()], "close": [], "reset": [Reset()]}
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
@@ -232,7 +232,7 @@ def test_exchange(exchange: Exchange):
     timeout = 0.3 if slow else 10.0
     outcomes = []
     for way in (ours, stock):
-        with Scripted([Hear(), Say(exchange.said), *ENDS[exchange.end]]) as server, way() as asking:
+        with Scripted([Receive(), Send(exchange.said), *ENDS[exchange.end]]) as server, way() as asking:
             try:
                 outcomes.append(asking.outcome(server.url, timeout))
             except ValueError:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 from kit import ports
 from kit.certificates import Authority
-from kit.exchange import Way, ours, trusting
-from kit.scripted import AwaitEnd, Hear, Say, Scripted, Stay, Trickle
+from kit.scripted import Idle, Receive, ReceiveEnd, Scripted, Send, Trickle
 from kit.server import ServerTls
+from kit.transports import Way, ours, trusting
 
 TIMEOUT = 0.4
 TOLERANCE = 0.25
@@ -49,35 +49,35 @@ def in_time() -> Iterator[None]:
 
 
 ENDLESS = {
-    "silence": [Stay()],
+    "silence": [Idle()],
     "a head": [Trickle(OK + b"X-Slow: " + b"y" * 1000)],
     "interim responses": [Trickle(b"HTTP/1.1 100 Continue\r\n\r\n" * 50, 0.02)],
-    "a body": [Say(OK + b"Content-Length: 1000\r\n\r\n"), Trickle(b"z" * 1000)],
-    "a body without a length": [Say(OK + b"\r\n"), Trickle(b"z" * 1000)],
-    "a silent body": [Say(OK + b"Content-Length: 1000\r\n\r\nx"), Stay()],
-    "chunks": [Say(CHUNKED), Trickle(b"1\r\nx\r\n" * 200, 0.01)],
-    "an extension": [Say(CHUNKED + b"1;"), Trickle(b"e" * 1000)],
-    "trailers": [Say(CHUNKED + b"0\r\n"), Trickle(b"T: v\r\n" * 200)],
+    "a body": [Send(OK + b"Content-Length: 1000\r\n\r\n"), Trickle(b"z" * 1000)],
+    "a body without a length": [Send(OK + b"\r\n"), Trickle(b"z" * 1000)],
+    "a silent body": [Send(OK + b"Content-Length: 1000\r\n\r\nx"), Idle()],
+    "chunks": [Send(CHUNKED), Trickle(b"1\r\nx\r\n" * 200, 0.01)],
+    "an extension": [Send(CHUNKED + b"1;"), Trickle(b"e" * 1000)],
+    "trailers": [Send(CHUNKED + b"0\r\n"), Trickle(b"T: v\r\n" * 200)],
 }
 
 
 @pytest.mark.parametrize("trickled", ENDLESS)
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 def test_a_response(way: Way, tls: ServerTls, trickled: str, secure: bool):
-    with Scripted([Hear(), *ENDLESS[trickled]], tls=tls if secure else None) as server, in_time():
+    with Scripted([Receive(), *ENDLESS[trickled]], tls=tls if secure else None) as server, in_time():
         assert way.outcome(server.url, TIMEOUT).error == "ReadTimeout"
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 def test_a_request_that_nobody_reads(way: Way, tls: ServerTls, secure: bool):
-    with Scripted([Stay()], tls=tls if secure else None) as server:
+    with Scripted([Idle()], tls=tls if secure else None) as server:
         started = time.monotonic()
         assert way.outcome(server.url, TIMEOUT, body=LARGE).error == "ReadTimeout"
         assert time.monotonic() - started < TIMEOUT + 2 * TOLERANCE, "encrypting 30 MB takes a moment"
 
 
 @pytest.mark.parametrize(
-    "answer", [[Stay()], [Trickle(b"\x16\x03\x03\x3f\xff" + b"\x02" * 1000)]], ids=["silence", "a record"]
+    "answer", [[Idle()], [Trickle(b"\x16\x03\x03\x3f\xff" + b"\x02" * 1000)]], ids=["silence", "a record"]
 )
 def test_a_handshake(way: Way, answer: list):
     with Scripted(answer) as server, in_time():
@@ -85,16 +85,16 @@ def test_a_handshake(way: Way, answer: list):
 
 
 @pytest.mark.parametrize("answer", [
-    [Stay()], [Trickle(b"HTTP/1.1 200 Connection established\r\nX-Slow: " + b"y" * 1000)],
-    [Trickle(b"HTTP/1.1 100 Continue\r\n\r\n" * 50, 0.02)], [Say(b"HTTP/1.1 200 OK\r\n\r\n"), Stay()],
+    [Idle()], [Trickle(b"HTTP/1.1 200 Connection established\r\nX-Slow: " + b"y" * 1000)],
+    [Trickle(b"HTTP/1.1 100 Continue\r\n\r\n" * 50, 0.02)], [Send(b"HTTP/1.1 200 OK\r\n\r\n"), Idle()],
 ], ids=["silence", "a head", "interim responses", "silence in the tunnel"])  # fmt: skip
 def test_a_tunnel(way: Way, answer: list):
-    with Scripted([Hear(), *answer]) as proxy, in_time():
+    with Scripted([Receive(), *answer]) as proxy, in_time():
         assert way.outcome("https://backend.example/", TIMEOUT, proxy.url).error == "ConnectTimeout"
 
 
 def test_a_proxy_that_is_asked_for_plain_http(way: Way):
-    with Scripted([Hear(), Stay()]) as proxy, in_time():
+    with Scripted([Receive(), Idle()]) as proxy, in_time():
         assert way.outcome("http://backend.example/", TIMEOUT, proxy.url).error == "ReadTimeout"
 
 
@@ -138,14 +138,14 @@ def test_a_name_that_does_not_resolve(way: Way, resolver: dict[str, object], err
 
 def test_an_address_that_hangs_leaves_time_for_the_next(way: Way, resolver: dict[str, object]):
     good = OK + b"Content-Length: 2\r\n\r\nok"
-    with ports.unanswered() as hanging, Scripted([Hear(), Say(good), Stay()]) as server:
+    with ports.unanswered() as hanging, Scripted([Receive(), Send(good), Idle()]) as server:
         resolver["two.example"] = [hanging, server.port]
         assert way.outcome("http://two.example/", TIMEOUT * 2).body == b"ok"
 
 
 def test_an_address_that_refuses_is_passed_over(way: Way, resolver: dict[str, object]):
     good = OK + b"Content-Length: 2\r\n\r\nok"
-    with ports.refusing() as refusing, Scripted([Hear(), Say(good), Stay()]) as server:
+    with ports.refusing() as refusing, Scripted([Receive(), Send(good), Idle()]) as server:
         resolver["two.example"] = [refusing, server.port]
         assert way.outcome("http://two.example/").body == b"ok"
 
@@ -157,14 +157,14 @@ def test_all_addresses_hang(way: Way, resolver: dict[str, object]):
 
 
 def test_no_time_at_all(way: Way):
-    with Scripted([AwaitEnd()]) as server:
+    with Scripted([ReceiveEnd()]) as server:
         assert way.outcome(server.url, 0.0).error == "ConnectTimeout"
         assert way.outcome(server.url, -1.0).error == "ConnectTimeout"
 
 
 def test_a_family_that_this_machine_lacks_is_passed_over(way: Way, monkeypatch: pytest.MonkeyPatch):
     good = OK + b"Content-Length: 2\r\n\r\nok"
-    with Scripted([Hear(), Say(good), Stay()]) as server:
+    with Scripted([Receive(), Send(good), Idle()]) as server:
         found = [
             (9999, socket.SOCK_STREAM, 6, "", ("::1", server.port, 0, 0)),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port)),

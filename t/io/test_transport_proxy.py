@@ -3,21 +3,72 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import select
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
 
 import pytest
 from kit import ports
 from kit.backend import Answer, ThreadBackend
 from kit.certificates import Authority
-from kit.exchange import Way, ours, stock, trusting
 from kit.proxy import Proxy
-from kit.scripted import AwaitEnd, Hear, Reset, Say, Scripted, Stay, Tell
+from kit.scripted import Idle, Receive, ReceiveEnd, Reset, Scripted, Send, Signal
 from kit.server import ServerTls
-from kit.tlsfront import TlsFront
+from kit.transports import Way, ours, stock, trusting
 from requests import exceptions
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 WAYS = pytest.mark.parametrize("made", [ours, stock], ids=["ours", "stock"])
+
+
+class TlsFront:
+    """TLS in front of a plain server, on a loopback port from construction until the context ends."""
+
+    def __init__(self, port: int, tls: ServerTls) -> None:
+        """`port` is the plain server's."""
+        self._behind = ("127.0.0.1", port)
+        self._context = tls.context()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._listener]
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"https://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> TlsFront:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), socket.create_connection(self._behind) as behind:
+            with self._context.wrap_socket(client, server_side=True) as inside:
+                self._open += [inside, behind]
+                inside.settimeout(10)
+                while data := _next(inside, behind):
+                    source, piece = data
+                    (behind if source is inside else inside).sendall(piece)
+
+
+def _next(inside: ssl.SSLSocket, behind: socket.socket) -> tuple[socket.socket, bytes] | None:
+    """The next bytes, and from which side; None at the end of either. One thread reads both sides."""
+    ready = [inside] if inside.pending() else select.select([inside, behind], [], [])[0]
+    data = ready[0].recv(65536)
+    return (ready[0], data) if data else None
 
 
 @pytest.fixture(scope="module")
@@ -135,36 +186,36 @@ def test_a_proxy_that_is_not_there(made, scheme: str):
 TUNNELS = {
     "nothing": [],
     "a reset": [Reset()],
-    "garbage": [Say(b"220 mail.example ESMTP\r\n")],
-    "half an answer": [Say(b"HTTP/1.1 200 Conn")],
-    "a redirect": [Say(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), Stay()],
+    "garbage": [Send(b"220 mail.example ESMTP\r\n")],
+    "half an answer": [Send(b"HTTP/1.1 200 Conn")],
+    "a redirect": [Send(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), Idle()],
     "a refusal with a body": [
-        Say(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 9000\r\n\r\nno"),
-        Stay(),
+        Send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 9000\r\n\r\nno"),
+        Idle(),
     ],
-    "a head without end": [Say(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000), Stay()],
+    "a head without end": [Send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000), Idle()],
 }
 
 
 @WAYS
 @pytest.mark.parametrize("answer", TUNNELS)
 def test_no_tunnel(made, answer: str):
-    with Scripted([Hear(), *TUNNELS[answer]]) as proxy, made() as way:
+    with Scripted([Receive(), *TUNNELS[answer]]) as proxy, made() as way:
         error = way.outcome("https://backend.example/", 1.0, proxy=proxy.url).error
         assert error == "ProxyError" or (made is stock and error in ("ConnectionError", "ReadTimeout", "SSLError"))
 
 
 def test_bytes_before_the_tunnel(way: Way):
     """What came in the clear is not taken for what came through TLS."""
-    with Scripted([Hear(), Say(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD), AwaitEnd(), Tell("closed")]) as proxy:
+    with Scripted([Receive(), Send(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD), ReceiveEnd(), Signal("closed")]) as proxy:
         assert way.outcome("https://backend.example/", proxy=proxy.url).error == "ProxyError"
         proxy.wait("closed")
 
 
 def test_ipv6(way: Way):
-    with Scripted([Hear(), Say(b"HTTP/1.1 403 No\r\n\r\n")]) as proxy:
+    with Scripted([Receive(), Send(b"HTTP/1.1 403 No\r\n\r\n")]) as proxy:
         assert way.outcome("https://[::1]:8443/x", proxy=proxy.url).error == "ProxyError"
-        assert proxy.heard[0][1].startswith(b"CONNECT [::1]:8443 HTTP/1.1\r\nHost: [::1]:8443\r\n")
+        assert proxy.received[0][1].startswith(b"CONNECT [::1]:8443 HTTP/1.1\r\nHost: [::1]:8443\r\n")
 
 
 @WAYS

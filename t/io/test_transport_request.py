@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from kit import ports
 from kit.backend import Answer, ThreadBackend
-from kit.exchange import Way, ours
 from kit.needs import needs
-from kit.scripted import Hear, Say, Scripted, Stay
+from kit.scripted import Idle, Receive, Scripted, Send
+from kit.transports import Way, ours
 from requests import exceptions
 
 from pfxhttpd.io.transport.adapter import RenderedRequest
@@ -25,11 +25,11 @@ def way() -> Iterator[Way]:
 
 def heard(way: Way, request: RenderedRequest) -> tuple[bytes, list[bytes], bytes]:
     """Request line, headers and body, as a server hears them."""
-    with Scripted([Hear(), Say(GOOD), Stay()]) as server:
+    with Scripted([Receive(), Send(GOOD), Idle()]) as server:
         request.url = request.url.replace("server.example", f"127.0.0.1:{server.port}")
         request.render()
         assert way.send(request).content == b"ok"
-        head, _, body = server.heard[0][1].partition(b"\r\n\r\n")
+        head, _, body = server.received[0][1].partition(b"\r\n\r\n")
         line, *headers = head.replace(b":%d" % server.port, b"").split(b"\r\n")
         return line, headers, body
 
@@ -60,12 +60,12 @@ def test_text(way: Way):
 
 
 def test_another_body_each_time(way: Way):
-    with Scripted([Hear(), Say(GOOD), Hear(), Say(GOOD), Stay()]) as server:
+    with Scripted([Receive(), Send(GOOD), Receive(), Send(GOOD), Idle()]) as server:
         request = way.prepare(server.url)
         for body in (b"one", b"three"):
             request.body = body
             way.send(request)
-        assert [data.partition(b"\r\n\r\n")[2] for _, data in server.heard] == [b"one", b"three"]
+        assert [data.partition(b"\r\n\r\n")[2] for _, data in server.received] == [b"one", b"three"]
 
 
 @pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "CONNECTION"])

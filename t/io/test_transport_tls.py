@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from kit.backend import Answer, ThreadBackend
 from kit.certificates import Authority
-from kit.exchange import Way, ours, stock, trusting
-from kit.scripted import AwaitEnd, Hear, Reset, Say, Scripted, Secure, Stay, Tell
+from kit.scripted import Idle, Receive, ReceiveEnd, Reset, Scripted, Send, Signal, StartTls
 from kit.server import ServerTls
+from kit.transports import Way, ours, stock, trusting
 
 from pfxhttpd.io.transport.stream import TlsStream as Line
 
@@ -129,7 +129,7 @@ def test_a_stranger_s_client_certificate(made, authority: Authority, stranger: A
 
 @WAYS
 def test_a_server_without_tls(made):
-    with Scripted([Say(b"HTTP/1.1 400 Bad Request\r\n\r\n")]) as server, made() as way:
+    with Scripted([Send(b"HTTP/1.1 400 Bad Request\r\n\r\n")]) as server, made() as way:
         assert way.outcome(server.url.replace("http:", "https:")).error == "SSLError"
 
 
@@ -149,18 +149,26 @@ def test_a_reset_in_the_handshake():
 def test_a_body_that_ends_without_goodbye(made, authority: Authority):
     """The end of a connection without TLS's close_notify still ends a body; a length tells whether it was whole."""
     said = b"HTTP/1.1 200 OK\r\n\r\nok"
-    with Scripted([Hear(), Say(said)], tls=tls_of(authority)) as server, made(trusting(authority.certificate)) as way:
+    with (
+        Scripted([Receive(), Send(said)], tls=tls_of(authority)) as server,
+        made(trusting(authority.certificate)) as way,
+    ):
         assert way.outcome(server.url).body == b"ok"
     cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
-    with Scripted([Hear(), Say(cut)], tls=tls_of(authority)) as server, made(trusting(authority.certificate)) as way:
+    with (
+        Scripted([Receive(), Send(cut)], tls=tls_of(authority)) as server,
+        made(trusting(authority.certificate)) as way,
+    ):
         assert way.outcome(server.url).error == "ChunkedEncodingError"
 
 
 def test_a_kept_one_that_died_is_replaced(authority: Authority, way: Way):
-    for ending in ([Tell("closing")], [Hear()], [Hear(), Reset()]):
-        with Scripted([Hear(), Say(GOOD), *ending], [Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+    for ending in ([Signal("closing")], [Receive()], [Receive(), Reset()]):
+        with Scripted(
+            [Receive(), Send(GOOD), *ending], [Receive(), Send(GOOD), Idle()], tls=tls_of(authority)
+        ) as server:
             assert way.outcome(server.url).body == b"ok"
-            if ending == [Tell("closing")]:
+            if ending == [Signal("closing")]:
                 server.wait("closing")
             assert way.outcome(server.url).body == b"ok"
             assert server.connections == 2
@@ -168,9 +176,9 @@ def test_a_kept_one_that_died_is_replaced(authority: Authority, way: Way):
 
 
 def test_bytes_after_a_response_are_no_answer(authority: Authority, way: Way):
-    for said in ([Say(GOOD + GOOD)], [Say(GOOD), Say(GOOD)]):
-        script = [Hear(), *said, AwaitEnd(), Tell("closed")]
-        with Scripted(script, [Hear(), Say(GOOD.replace(b"ok", b"no")), Stay()], tls=tls_of(authority)) as server:
+    for said in ([Send(GOOD + GOOD)], [Send(GOOD), Send(GOOD)]):
+        script = [Receive(), *said, ReceiveEnd(), Signal("closed")]
+        with Scripted(script, [Receive(), Send(GOOD.replace(b"ok", b"no")), Idle()], tls=tls_of(authority)) as server:
             assert way.outcome(server.url).body == b"ok"
             if len(said) == 2:
                 (kept,) = way.adapter._pool.values()
@@ -216,17 +224,17 @@ def test_a_record_behind_a_response_is_not_quiet(authority: Authority):
 def test_large_bodies(authority: Authority, way: Way):
     large = bytes(range(256)) * 4096 * 8
     said = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large) + large
-    with Scripted([Hear(), Say(said), Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+    with Scripted([Receive(), Send(said), Receive(), Send(GOOD), Idle()], tls=tls_of(authority)) as server:
         outcome = way.outcome(server.url, body=large)
         assert outcome.body == large
         assert way.outcome(server.url).body == b"ok"
-        assert server.connections == 1 and server.heard[0][1].endswith(large)
+        assert server.connections == 1 and server.received[0][1].endswith(large)
 
 
 def test_an_early_answer(authority: Authority, way: Way):
     early = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nearly"
-    script = [Hear(head_only=True), Say(early), Stay()]
-    with Scripted(script, [Hear(), Say(GOOD), Stay()], tls=tls_of(authority)) as server:
+    script = [Receive(head_only=True), Send(early), Idle()]
+    with Scripted(script, [Receive(), Send(GOOD), Idle()], tls=tls_of(authority)) as server:
         assert way.outcome(server.url, body=b"x" * 30_000_000).body == b"early"
         assert way.outcome(server.url).body == b"ok"
 
@@ -249,6 +257,6 @@ def test_only_one_protocol_is_offered(authority: Authority, way: Way):
 
     context.wrap_socket = wrap  # type: ignore[method-assign]
     recording = Recording(tls.certificate, tls.key)
-    with Scripted([Secure(recording), Hear(), Say(GOOD), Stay()]) as server:
+    with Scripted([StartTls(recording), Receive(), Send(GOOD), Idle()]) as server:
         assert way.outcome(server.url.replace("http:", "https:")).body == b"ok"
     assert chosen == ["http/1.1"]

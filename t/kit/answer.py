@@ -8,7 +8,7 @@ import gzip
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -129,4 +129,4 @@ class Series:
     answers: tuple[Answer, ...] = field(default=())
 
 
-Rule = Union[Answer, Keyed, Series, Callable[[Request], Answer]]
+Rule = Answer | Keyed | Series | Callable[[Request], Answer]

@@ -1,8 +1,8 @@
 """A programmable HTTP backend for tests: `with Backend() as b: b.answer("/map", Answer(json=...)); b.url("/map")`.
 
 `Backend` runs the server in a process of its own, so that it does not share the interpreter lock with the test;
-`ThreadBackend` runs it in this one, and so takes functions of the request as rules, too. Both know the same verbs,
-those of `kit.server.Server`.
+`ThreadBackend` runs it in this one, and so takes functions of the request as rules, too. Both have the methods
+of `kit.server.Server`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class ThreadBackend(_Addressed):
         """Programs a path: with a rule, or with the fields of an Answer."""
         self._server.answer(path, Answer(**fields) if rule is None else rule)
 
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self._server, verb)
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._server, method)
 
 
 class Backend(_Addressed):
@@ -104,38 +104,40 @@ class Backend(_Addressed):
 
     def answer(self, path: str, rule: Rule | None = None, **fields: Any) -> None:
         """Programs a path: with a rule, or with the fields of an Answer."""
-        self._ask("answer", path, Answer(**fields) if rule is None else rule)
+        self._call("answer", path, Answer(**fields) if rule is None else rule)
 
     def requests(self, path: str | None = None) -> list[Request]:
-        return self._ask("requests", path)
+        found: list[Request] = self._call("requests", path)
+        return found
 
     def count(self, path: str | None = None) -> int:
-        return self._ask("count", path)
+        return int(self._call("count", path))
 
     def forget(self) -> None:
-        self._ask("forget")
+        self._call("forget")
 
     def wait_requests(self, number: int, path: str | None = None, timeout: float = 10.0) -> list[Request]:
-        return self._ask("wait_requests", number, path, timeout)
+        found: list[Request] = self._call("wait_requests", number, path, timeout)
+        return found
 
     def connections(self) -> int:
-        return self._ask("connections")
+        return int(self._call("connections"))
 
     def open_connections(self) -> int:
-        return self._ask("open_connections")
+        return int(self._call("open_connections"))
 
     def wait_open_connections(self, number: int, timeout: float = 10.0) -> None:
-        self._ask("wait_open_connections", number, timeout)
+        self._call("wait_open_connections", number, timeout)
 
     def release(self, gate: str) -> None:
-        self._ask("release", gate)
+        self._call("release", gate)
 
     def close_idle(self) -> None:
-        self._ask("close_idle")
+        self._call("close_idle")
 
-    def _ask(self, verb: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         with Client(self._control, "AF_UNIX") as connection:
-            connection.send((verb, arguments))
+            connection.send((method, arguments))
             outcome, value = connection.recv()
         if outcome == "raised":
             raise value
@@ -144,9 +146,9 @@ class Backend(_Addressed):
 
 def _serve_control(server: Server, connection: Any) -> None:
     with connection:
-        verb, arguments = connection.recv()
+        method, arguments = connection.recv()
         try:
-            reply = ("returned", getattr(server, verb)(*arguments))
+            reply = ("returned", getattr(server, method)(*arguments))
         except (TimeoutError, LookupError, ValueError, TypeError) as error:
             reply = ("raised", error)
         connection.send(reply)

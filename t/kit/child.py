@@ -40,8 +40,9 @@ def in_child(work: Callable[[], Result], timeout: float = 20.0) -> Result:
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
     if not answer:
-        raise ChildFailed(f"the child said nothing (wait status {status})")
-    result, failure = pickle.loads(answer)
+        raise ChildFailed(f"the child returned nothing (wait status {status})")
+    outcome: tuple[Result, str] = pickle.loads(answer)
+    result, failure = outcome
     if failure:
         raise ChildFailed(failure)
     return result

@@ -9,9 +9,9 @@ import base64
 import itertools
 import os
 import socket
-from typing import Union
+from typing import Self
 
-Address = Union[tuple[str, int], str]
+Address = tuple[str, int] | str
 """(host, port), or the path of a Unix socket."""
 
 
@@ -36,7 +36,7 @@ class _Connection:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What keeps mail going in an outage, as a test looks at it: the cache, the breaker, and lookups that are timed."""
+"""The cache and the circuit breaker as a test sees them, and lookups that are timed: for tests of outages."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 from kit.clients import SocketMap
-from kit.control import Question
+from kit.control import ControlRequest, Status, status, wait_status
 from kit.daemon import Daemon
-from kit.operator import status, wait_status
 
 TENTH = 0.1
 """Seconds that the cache may add to a reply, whatever happens to it."""
@@ -17,14 +16,19 @@ NOISE = 0.3
 
 
 def cache(daemon: Daemon) -> dict[str, Any]:
-    """What the cache tells of itself."""
-    return status(daemon)["cache"]
+    """What `status` shows of the cache."""
+    found: dict[str, Any] = status(daemon)["cache"]
+    return found
 
 
 def wait_cached(daemon: Daemon, entries: int, timeout: float = 10.0) -> dict[str, Any]:
     """The same, as soon as it holds so many entries."""
-    held = lambda told: told["cache"]["entries"] == entries  # noqa: E731
-    return wait_status(daemon, held, f"{entries} cached entries", timeout)["cache"]
+
+    def holds(status: Status) -> bool:
+        return bool(status["cache"]["entries"] == entries)
+
+    found: dict[str, Any] = wait_status(daemon, holds, f"{entries} cached entries", timeout)["cache"]
+    return found
 
 
 def wait_cache_serves(daemon: Daemon) -> None:
@@ -38,15 +42,15 @@ def wait_cache_serves(daemon: Daemon) -> None:
 
 def purge(daemon: Daemon, name: str | None = None, key: str | None = None) -> int:
     """`pfxhttpd cache purge NAME KEY` without the command; how many were forgotten."""
-    answer = Question(daemon.runtime_directory, {"command": "purge", "name": name, "key": key}).answer()
+    answer = ControlRequest(daemon.runtime_directory, {"command": "purge", "name": name, "key": key}).response()
     assert answer["ok"], answer
-    return answer["forgotten"]
+    return int(answer["forgotten"])
 
 
 def breaker(daemon: Daemon, target: str) -> str:
     """The state of a target's breaker."""
     (found,) = [each["breaker"] for each in status(daemon)["targets"] if each["target"] == target]
-    return found
+    return str(found)
 
 
 def slowest(client: SocketMap, name: str, keys: list[str], expected: str) -> float:

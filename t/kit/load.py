@@ -5,11 +5,11 @@
         load.allow(1)                   # from now on the second configuration may answer as well
         reload()
         load.demand(1)                  # what is sent from now on, none but the second may answer
-        tally = load.finish()           # every request that was sent has its answer, or has lost its connection
+        result = load.finish()           # every request that was sent has its answer, or has lost its connection
 
-A client sends its next request when it has the reply to the last one. The value awaited is `<token> <key>`, each key
-being asked once, so that no reply can be taken for another's; without tokens it is `fixed`. Configuration number n
-answers with the token n modulo their number. A client whose connection breaks comes again.
+A client sends its next request when it has the reply to the last one. The expected value is `<token> <key>`, where
+each key is used once, so that no reply can be taken for another's; without tokens it is `fixed`. Configuration number n
+answers with token n modulo the number of tokens. A client whose connection breaks connects again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
 
 from kit import proc
 from kit.clients import Address
@@ -29,11 +28,11 @@ HERE = Path(__file__).resolve().parent
 
 
 @dataclass(slots=True)
-class Tally:
+class LoadResult:
     """What became of the requests. `answers` counts the right ones per client.
 
-    `stale`: answered by a configuration that was not to answer any more, or not yet. `wrong`: not an answer to the
-    request at all. `failed`: `TEMP` and the like. `broken`: the connection ended where a reply was due. `refused`:
+    `stale`: answered by a configuration that was not to answer any more, or not yet. `wrong`: no answer to the
+    request. `failed`: `TEMP` and the like. `broken`: the connection ended where a reply was due. `refused`:
     attempts to connect. `slowest` is the longest time to an answer, in seconds.
     """
 
@@ -61,7 +60,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     address: Address
     clients: int
     map_name: str
@@ -72,9 +71,9 @@ class Load:
     """The clients; they are busy from construction on."""
 
     def __init__(self, address: Address, clients: int, map_name: str = "map", tokens: Sequence[str] = ()) -> None:
-        self._talk, theirs = Pipe()
+        self._pipe, theirs = Pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kit.crowd", str(theirs.fileno())],
+            [sys.executable, "-m", "kit.load_process", str(theirs.fileno())],
             cwd=HERE.parent,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
@@ -82,36 +81,37 @@ class Load:
             preexec_fn=proc.die_with_parent,
         )
         theirs.close()
-        self._talk.send(Plan(address, clients, map_name, tuple(tokens)))
+        self._pipe.send(LoadPlan(address, clients, map_name, tuple(tokens)))
 
     def allow(self, number: int) -> None:
         """Configurations up to this number may answer."""
-        self._ask("allow", number)
+        self._command("allow", number)
 
     def demand(self, number: int) -> None:
         """Requests sent from now on must be answered by this configuration or a later one."""
-        self._ask("demand", number)
+        self._command("demand", number)
 
-    def tally(self) -> Tally:
-        return self._ask("tally")
+    def result(self) -> LoadResult:
+        return self._command("result")
 
-    def wait_answers(self, number: int, timeout: float = 60.0) -> Tally:
-        """The tally as soon as there are so many more answers. Raises TimeoutError."""
-        return self._ask("more", number, timeout=timeout)
+    def wait_answers(self, number: int, timeout: float = 60.0) -> LoadResult:
+        """The result as soon as there are so many more answers. Raises TimeoutError."""
+        return self._command("more", number, timeout=timeout)
 
-    def wait_each(self, number: int, timeout: float = 60.0) -> Tally:
-        """The tally as soon as every client has so many answers more. Raises TimeoutError."""
-        return self._ask("each", number, timeout=timeout)
+    def wait_each(self, number: int, timeout: float = 60.0) -> LoadResult:
+        """The result as soon as every client has so many answers more. Raises TimeoutError."""
+        return self._command("each", number, timeout=timeout)
 
-    def finish(self, timeout: float = 60.0) -> Tally:
-        """Sends nothing more; the tally when nothing is owed any more. Raises TimeoutError."""
-        return self._ask("finish", timeout=timeout)
+    def finish(self, timeout: float = 60.0) -> LoadResult:
+        """Sends nothing more; the result when every request has its reply. Raises TimeoutError."""
+        return self._command("finish", timeout=timeout)
 
-    def _ask(self, verb: str, number: int = 0, timeout: float = 10.0) -> Any:
-        self._talk.send((verb, number))
-        if not self._talk.poll(timeout):
-            raise TimeoutError(f"{verb} {number}: not within {timeout} s")
-        return self._talk.recv()
+    def _command(self, command: str, number: int = 0, timeout: float = 10.0) -> LoadResult:
+        self._pipe.send((command, number))
+        if not self._pipe.poll(timeout):
+            raise TimeoutError(f"{command} {number}: not within {timeout} s")
+        result: LoadResult = self._pipe.recv()
+        return result
 
     def __enter__(self) -> Load:
         return self
@@ -119,4 +119,4 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self._talk.close()
+        self._pipe.close()

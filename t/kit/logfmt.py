@@ -24,7 +24,7 @@ def parse(line: str) -> dict[str, str]:
             raise ValueError(f"no name at {at}: {line!r}")
         at = name.end()
         if line.startswith('"', at):
-            value, at = json.decoder.scanstring(line, at + 1)
+            value, at = json.JSONDecoder().raw_decode(line, at)
         else:
             bare = _BARE.match(line, at)
             if not bare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import BinaryIO
+from typing import IO
 
 TAIL = 40
 
@@ -13,7 +13,7 @@ TAIL = 40
 class Log:
     """Collects the lines of a stream in a thread until its end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._ended = False

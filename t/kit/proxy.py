@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from typing import BinaryIO
 
 from kit.answer import Request
 from kit.server import Gone, read_request
@@ -82,14 +83,14 @@ class Proxy:
                 client.sendall(_whole_response(answer))
 
 
-def _whole_response(stream: object) -> bytes:
+def _whole_response(stream: BinaryIO) -> bytes:
     """One response with a Content-Length, which is what the test backend sends by default."""
     head, length = b"", 0
-    while (line := stream.readline()) not in (b"\r\n", b""):  # type: ignore[attr-defined]
+    while (line := stream.readline()) not in (b"\r\n", b""):
         if line.lower().startswith(b"content-length:"):
             length = int(line.partition(b":")[2])
         head += line
-    return head + b"\r\n" + stream.read(length)  # type: ignore[attr-defined]
+    return head + b"\r\n" + stream.read(length)
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:

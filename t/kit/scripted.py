@@ -1,9 +1,9 @@
-"""A server that plays a script byte by byte, for what no decent HTTP server would do.
+"""A server that follows a script byte by byte, for what no correct HTTP server does.
 
-    with Scripted([Hear(), Say(b"HTTP/1.1 200 OK\\r\\n..."), Stay()]) as server: ... server.url, server.heard
+    with Scripted([Receive(), Send(b"HTTP/1.1 200 OK\\r\\n..."), Idle()]) as server: ... server.url, server.received
 
-Each connection plays a script: the first the first one given, and so on; the last one serves all that follow. At the
-end of its script a connection is closed.
+Each connection follows a script: the first connection the first one given, and so on; the last script serves all later
+connections. At the end of its script a connection is closed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Union
 
 from kit.server import ServerTls
 
 
 @dataclass(frozen=True, slots=True)
-class Hear:
+class Receive:
     """Reads one whole request, body included; with `head_only` up to the blank line, as little beyond it as it can."""
 
     head_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class Send:
     """Sends bytes at once."""
 
     data: bytes
@@ -42,25 +41,25 @@ class Trickle:
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
+class Idle:
     """Sends nothing more and reads nothing more until the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitEnd:
+class ReceiveEnd:
     """Reads until the client closes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Await:
+class WaitFor:
     """Waits for a test to call `Scripted.go(name)`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Lets a test that waits in `Scripted.wait(name)` go on."""
+class Signal:
+    """Lets a test that waits in `Scripted.wait(name)` continue."""
 
     name: str
 
@@ -71,13 +70,13 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
-class Secure:
+class StartTls:
     """From here on TLS."""
 
     tls: ServerTls
 
 
-Step = Union[Hear, Say, Trickle, Stay, AwaitEnd, Await, Tell, Reset, Secure]
+Step = Receive | Send | Trickle | Idle | ReceiveEnd | WaitFor | Signal | Reset | StartTls
 Script = list[Step]
 
 
@@ -85,7 +84,7 @@ class Scripted:
     """Listens on a loopback port from construction until the context ends."""
 
     def __init__(self, *scripts: Script, tls: ServerTls | None = None) -> None:
-        self._scripts = [[Secure(tls), *script] if tls else script for script in scripts]
+        self._scripts = [[StartTls(tls), *script] if tls else script for script in scripts]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._changed = threading.Condition()
         self._stopped = threading.Event()
@@ -93,10 +92,10 @@ class Scripted:
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/"
-        self.heard: list[tuple[int, bytes]] = []
+        self.received: list[tuple[int, bytes]] = []
         """The requests read so far, each with the number of its connection, from 1."""
         self.connections = 0
-        self.faults: list[Exception] = []
+        self.errors: list[Exception] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -121,12 +120,12 @@ class Scripted:
 
     def wait(self, name: str, timeout: float = 10.0) -> None:
         if not self._flag(name).wait(timeout):
-            raise TimeoutError(f"the script did not come to {name!r}")
+            raise TimeoutError(f"the script did not reach {name!r}")
 
-    def wait_heard(self, number: int, timeout: float = 10.0) -> None:
+    def wait_received(self, number: int, timeout: float = 10.0) -> None:
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self.heard) >= number, timeout):
-                raise TimeoutError(f"{number} requests awaited, heard {self.heard}")
+            if not self._changed.wait_for(lambda: len(self.received) >= number, timeout):
+                raise TimeoutError(f"{number} requests expected, received {self.received}")
 
     def _flag(self, name: str) -> threading.Event:
         with self._changed:
@@ -148,48 +147,56 @@ class Scripted:
             thread.start()
 
     def _play(self, sock: socket.socket, number: int) -> None:
-        talk = sock
-        acts: dict[type, Callable[[socket.socket, Step], None]] = {
-            Say: lambda talk, step: talk.sendall(step.data),
-            Trickle: self._trickle,
-            Stay: lambda talk, step: self._stopped.wait() and None,
-            AwaitEnd: _await_end,
-            Await: lambda talk, step: self._flag(step.name).wait() and None,
-            Tell: lambda talk, step: self._flag(step.name).set(),
-            Reset: _reset,
-        }
+        stream = sock
         try:
             for step in self._scripts[min(number, len(self._scripts)) - 1]:
-                if isinstance(step, Secure):
-                    talk = step.tls.context().wrap_socket(talk, server_side=True)
-                    self._open.append(talk)
-                elif isinstance(step, Hear):
-                    request = _request(talk, step.head_only)
-                    with self._changed:
-                        self.heard.append((number, request))
-                        self._changed.notify_all()
+                if isinstance(step, StartTls):
+                    stream = step.tls.context().wrap_socket(stream, server_side=True)
+                    self._open.append(stream)
                 else:
-                    acts[type(step)](talk, step)
+                    self._perform(stream, number, step)
         except (OSError, EOFError) as error:
-            self.faults.append(error)
+            self.errors.append(error)
         finally:
-            talk.close()
+            stream.close()
 
-    def _trickle(self, talk: socket.socket, step: Step) -> None:
-        assert isinstance(step, Trickle)
-        for position in range(len(step.data)):
-            if self._stopped.wait(step.pause):
+    def _perform(self, stream: socket.socket, number: int, step: Step) -> None:
+        match step:
+            case Receive(head_only):
+                request = _request(stream, head_only)
+                with self._changed:
+                    self.received.append((number, request))
+                    self._changed.notify_all()
+            case Send(data):
+                stream.sendall(data)
+            case Trickle(data, pause):
+                self._trickle(stream, data, pause)
+            case Idle():
+                self._stopped.wait()
+            case ReceiveEnd():
+                _receive_end(stream)
+            case WaitFor(name):
+                self._flag(name).wait()
+            case Signal(name):
+                self._flag(name).set()
+            case Reset():
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stream.close()
+
+    def _trickle(self, stream: socket.socket, data: bytes, pause: float) -> None:
+        for position in range(len(data)):
+            if self._stopped.wait(pause):
                 return
-            talk.sendall(step.data[position : position + 1])
+            stream.sendall(data[position : position + 1])
 
 
-def _request(talk: socket.socket, head_only: bool) -> bytes:
+def _request(stream: socket.socket, head_only: bool) -> bytes:
     data = bytearray()
     while (end := data.find(b"\r\n\r\n")) < 0:
-        data += _some(talk)
-    wanted = 0 if head_only else end + 4 + next(_lengths(bytes(data[:end])), 0)
-    while len(data) < wanted:
-        data += _some(talk)
+        data += _some(stream)
+    size = 0 if head_only else end + 4 + next(_lengths(bytes(data[:end])), 0)
+    while len(data) < size:
+        data += _some(stream)
     return bytes(data)
 
 
@@ -200,21 +207,16 @@ def _lengths(head: bytes) -> Iterator[int]:
             yield int(value)
 
 
-def _some(talk: socket.socket) -> bytes:
-    data = talk.recv(65536)
+def _some(stream: socket.socket) -> bytes:
+    data = stream.recv(65536)
     if not data:
         raise EOFError("the client closed inside a request")
     return data
 
 
-def _await_end(talk: socket.socket, _: Step) -> None:
+def _receive_end(stream: socket.socket) -> None:
     try:
-        while talk.recv(65536):
+        while stream.recv(65536):
             pass
     except (ConnectionResetError, ssl.SSLError):
         pass
-
-
-def _reset(talk: socket.socket, _: Step) -> None:
-    talk.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    talk.close()

@@ -222,8 +222,8 @@ class Server:
         with self._changed:
             return self._gates.setdefault(name, threading.Event())
 
-    def _note_server_name(self, connection: ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-        connection.asked_name = name or ""  # type: ignore[attr-defined]
+    def _note_server_name(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        vars(connection)["asked_name"] = name or ""
 
     def _accept(self) -> None:
         while not self._stopping.is_set():
@@ -347,8 +347,5 @@ def _shut(connection: socket.socket) -> None:
 
 def _common_name(connection: ssl.SSLSocket) -> str:
     certificate = connection.getpeercert() or {}
-    for part in certificate.get("subject", ()):
-        for name, value in part:
-            if name == "commonName":
-                return value
-    return ""
+    subject: Any = certificate.get("subject", ())  # tuples of pairs, which the annotation does not say
+    return next((value for part in subject for name, value in part if name == "commonName"), "")

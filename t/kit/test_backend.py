@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,16 @@ from kit.backend import Answer, Backend, Keyed, Series, ServerTls, ThreadBackend
 from kit.certificates import Authority
 from kit.proxy import Proxy
 
+AnyBackend = Backend | ThreadBackend
+
 
 @pytest.fixture(params=[Backend, ThreadBackend])
-def backend(request):
+def backend(request: pytest.FixtureRequest) -> Iterator[AnyBackend]:
     with request.param() as started:
         yield started
 
 
-def connect(backend) -> http.client.HTTPConnection:
+def connect(backend: AnyBackend) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", backend.port, timeout=10)
 
 
@@ -35,7 +38,7 @@ def ask(connection: http.client.HTTPConnection, path: str, body: object = None) 
     return connection.getresponse()
 
 
-def test_answers_as_programmed_and_records_what_it_saw(backend):
+def test_answers_as_programmed_and_records_what_it_saw(backend: AnyBackend) -> None:
     backend.answer("/map", json={"result": "x"}, headers={"X-One": "1"}, status=203)
     connection = connect(backend)
     connection.request("POST", "/map?a=%20b", b'{"key": "k"}', {"X-Two": "2"})
@@ -48,11 +51,11 @@ def test_answers_as_programmed_and_records_what_it_saw(backend):
     assert backend.requests() == [] and backend.count() == 0
 
 
-def test_an_unprogrammed_path_is_404(backend):
+def test_an_unprogrammed_path_is_404(backend: AnyBackend) -> None:
     assert ask(connect(backend), "/nowhere").status == 404
 
 
-def test_keyed_series_and_filled_answers(backend):
+def test_keyed_series_and_filled_answers(backend: AnyBackend) -> None:
     backend.answer("/keyed", Keyed({"a": Answer(json=1)}, otherwise=Answer(json=2)))
     backend.answer("/series", Series((Answer(json=1), Answer(json=2))))
     backend.answer("/filled", json={"result": ["for {key}"]}, fill=True)
@@ -64,7 +67,7 @@ def test_keyed_series_and_filled_answers(backend):
     assert backend.count("/series") == 3
 
 
-def test_framings_and_gzip(backend):
+def test_framings_and_gzip(backend: AnyBackend) -> None:
     body = b"0123456789" * 1000
     backend.answer("/chunked", body=body, framing="chunked", interim=(100, 100))
     backend.answer("/close", body=body, framing="close")
@@ -77,7 +80,7 @@ def test_framings_and_gzip(backend):
     assert ask(connection, "/close").read() == body
 
 
-def test_ways_not_to_answer(backend):
+def test_ways_not_to_answer(backend: AnyBackend) -> None:
     backend.answer("/cut", body=b"0123456789", cut=5)
     backend.answer("/drop", drop=True)
     backend.answer("/reset", drop=True, then="reset")
@@ -99,7 +102,7 @@ def test_ways_not_to_answer(backend):
     backend.wait_open_connections(0)
 
 
-def test_kept_connections_close_when_told(backend):
+def test_kept_connections_close_when_told(backend: AnyBackend) -> None:
     backend.answer("/quietly", json=1, then="close")
     backend.answer("/aloud", json=1, then="announce")
     backend.answer("/kept", json=1)
@@ -114,7 +117,7 @@ def test_kept_connections_close_when_told(backend):
     assert backend.open_connections() == 0 and connection.sock.recv(1) == b""
 
 
-def test_trickle_and_trailing(backend):
+def test_trickle_and_trailing(backend: AnyBackend) -> None:
     backend.answer("/slow", body=b"ab", trickle=0.05, trickle_from="body")
     backend.answer("/more", body=b"ab", trailing=b"MORE")
     assert ask(connect(backend), "/slow").read() == b"ab"
@@ -128,7 +131,7 @@ def test_trickle_and_trailing(backend):
     assert received.endswith(b"\r\n\r\nabMORE")
 
 
-def test_held_answers_wait_for_their_release(backend):
+def test_held_answers_wait_for_their_release(backend: AnyBackend) -> None:
     backend.answer("/held", json=1, hold="gate")
     results = []
     asking = threading.Thread(target=lambda: results.append(ask(connect(backend), "/held").status))
@@ -142,7 +145,7 @@ def test_held_answers_wait_for_their_release(backend):
         backend.wait_requests(2, timeout=0.05)
 
 
-def test_functions_as_rules():
+def test_functions_as_rules() -> None:
     with ThreadBackend() as backend:
         backend.answer("/f", lambda request: Answer(body=request.body[::-1]))
         connection = connect(backend)
@@ -150,7 +153,7 @@ def test_functions_as_rules():
         assert connection.getresponse().read() == b"cba"
 
 
-def test_stopping_leaves_no_process():
+def test_stopping_leaves_no_process() -> None:
     backend = Backend()
     process = backend._process
     backend.stop()
@@ -159,7 +162,7 @@ def test_stopping_leaves_no_process():
         connect(backend).connect()
 
 
-def test_tls_with_client_certificates(tmp_path: Path):
+def test_tls_with_client_certificates(tmp_path: Path) -> None:
     ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
     pair = ours.server()
     client = ours.client("postmaster")
@@ -178,17 +181,17 @@ def test_tls_with_client_certificates(tmp_path: Path):
         assert backend.url("/x", "localhost") == f"https://localhost:{backend.port}/x"
 
 
-def _https(backend, authority: Authority) -> http.client.HTTPSConnection:
+def _https(backend: AnyBackend, authority: Authority) -> http.client.HTTPSConnection:
     context = ssl.create_default_context(cafile=authority.certificate)
     return http.client.HTTPSConnection("127.0.0.1", backend.port, timeout=10, context=context)
 
 
-def test_a_plain_backend_refuses_tls_at_once(backend, tmp_path: Path):
+def test_a_plain_backend_refuses_tls_at_once(backend: AnyBackend, tmp_path: Path) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         ask(_https(backend, Authority(tmp_path)), "/")
 
 
-def test_expired_and_misnamed_certificates_are_that(tmp_path: Path):
+def test_expired_and_misnamed_certificates_are_that(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     for pair, complaint in (
         (authority.server(expired=True), "expired"),
@@ -199,7 +202,7 @@ def test_expired_and_misnamed_certificates_are_that(tmp_path: Path):
                 ask(_https(backend, authority), "/")
 
 
-def test_proxy_forwards_and_records(tmp_path: Path):
+def test_proxy_forwards_and_records(tmp_path: Path) -> None:
     with Backend() as backend, Proxy(backend.port) as proxy:
         backend.answer("/map", json={"result": 1})
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
@@ -215,14 +218,14 @@ def test_proxy_forwards_and_records(tmp_path: Path):
         assert backend.requests()[0].header("host") == "api.example.test"
 
 
-def test_proxy_refuses():
+def test_proxy_refuses() -> None:
     with Proxy(9, status=407) as proxy:
         connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
         connection.request("GET", "http://api.example.test/map")
         assert connection.getresponse().status == 407
 
 
-def test_ports():
+def test_ports() -> None:
     assert len({ports.free() for _ in range(20)}) == 20
     row = ports.free(4)
     assert ports.free() not in range(row, row + 4)

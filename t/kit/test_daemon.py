@@ -49,7 +49,7 @@ def stand_in(tmp_path: Path) -> str:
     return str(python)
 
 
-def test_a_good_one_passes(stand_in):
+def test_a_good_one_passes(stand_in: str) -> None:
     with Daemon({"server": {}}, python=stand_in) as daemon:
         assert len(daemon.children()) == 1 and len(daemon.processes()) == 2
         assert f"runtime_directory: {daemon.runtime_directory}" in daemon.config_path.read_text()
@@ -67,7 +67,7 @@ def test_a_good_one_passes(stand_in):
         ("socket", "socket files left"),
     ],
 )
-def test_sins_are_noticed_and_cleaned_up(stand_in, sin, complaint):
+def test_sins_are_noticed_and_cleaned_up(stand_in: str, sin: str, complaint: str) -> None:
     daemon = Daemon({"server": {}}, python=stand_in, arguments=("run", sin))
     members = daemon.processes()
     with pytest.raises(AssertionError, match=complaint):
@@ -76,12 +76,12 @@ def test_sins_are_noticed_and_cleaned_up(stand_in, sin, complaint):
     assert not daemon.directory.exists()
 
 
-def test_one_that_never_serves_is_reported_at_once(stand_in):
+def test_one_that_never_serves_is_reported_at_once(stand_in: str) -> None:
     with pytest.raises(TimeoutError, match="the log ended"):
         Daemon({"server": {}}, python=stand_in, arguments=("run", "mute"))
 
 
-def test_a_failing_test_still_cleans_up(stand_in):
+def test_a_failing_test_still_cleans_up(stand_in: str) -> None:
     with pytest.raises(ZeroDivisionError):
         with Daemon({"server": {}}, python=stand_in, arguments=("run", "orphan")) as daemon:
             members = daemon.processes()
@@ -89,14 +89,14 @@ def test_a_failing_test_still_cleans_up(stand_in):
     assert not [pid for pid in members if proc.is_running(pid)]
 
 
-def test_signals_and_statuses_are_visible(stand_in):
+def test_signals_and_statuses_are_visible(stand_in: str) -> None:
     daemon = Daemon({"server": {}}, python=stand_in)
     daemon.send_signal(signal.SIGKILL)
     assert daemon.wait() == -signal.SIGKILL
     daemon.destroy()
 
 
-def test_log_waits_from_a_mark(tmp_path: Path):
+def test_log_waits_from_a_mark(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"one\ntwo\nbad \xff\n")
     log = Log(path.open("rb"))

@@ -10,7 +10,7 @@ from kit.needs import needs
 from kit.postfix import Postfix
 
 
-def test_runs_looks_up_and_leaves_nothing():
+def test_runs_looks_up_and_leaves_nothing() -> None:
     needs("root", "postfix")
     domains = "virtual_mailbox_domains = inline:{ example.test=yes }"
     with Postfix([domains, "virtual_mailbox_maps = inline:{ ann@example.test=x }"]) as postfix:
@@ -27,7 +27,7 @@ def test_runs_looks_up_and_leaves_nothing():
         socket.create_connection(("127.0.0.1", postfix.port), 5)
 
 
-def test_postmap_needs_no_running_instance():
+def test_postmap_needs_no_running_instance() -> None:
     needs("root", "postfix")
     with Postfix(smtpd=False) as postfix:
         assert postfix.postmap("inline:{ a=b }", "z").returncode == 1

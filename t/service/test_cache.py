@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit.remembering import KEY, Remembering
+from kit.cache_process import KEY, CacheProcess
 
 from pfxhttpd.config.settings import ResponseCacheSettings
 from pfxhttpd.io.cache import client
@@ -36,13 +36,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remembering]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CacheProcess]:
     monkeypatch.setattr(client, "CALL_TIMEOUT", 5.0)
-    with Remembering(tmp_path / "cache") as started:
+    with CacheProcess(tmp_path / "cache") as started:
         yield started
 
 
-def worker(cache: Remembering, rule: ResponseCacheSettings = RULE) -> CacheBuffer:
+def worker(cache: CacheProcess, rule: ResponseCacheSettings = RULE) -> CacheBuffer:
     return CacheBuffer(CacheClient(cache.directory, KEY), cache.row, rule)
 
 
@@ -53,11 +53,11 @@ def key(number: int) -> bytes:
 K = key(1)
 
 
-def held(cache: Remembering) -> int:
+def held(cache: CacheProcess) -> int:
     return cache.row.read()["entries"]
 
 
-def test_what_one_worker_hears_another_recalls(cache: Remembering) -> None:
+def test_what_one_worker_hears_another_recalls(cache: CacheProcess) -> None:
     hearing, failing = worker(cache), worker(cache)
     hearing.put(K, "map", "value")
     assert failing.get(K) is None, "not yet sent"
@@ -68,7 +68,7 @@ def test_what_one_worker_hears_another_recalls(cache: Remembering) -> None:
     assert failing.get(K) is None
 
 
-def test_a_worker_recalls_what_it_has_not_sent_yet(cache: Remembering) -> None:
+def test_a_worker_recalls_what_it_has_not_sent_yet(cache: CacheProcess) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     assert one.pending
@@ -76,7 +76,7 @@ def test_a_worker_recalls_what_it_has_not_sent_yet(cache: Remembering) -> None:
     assert not one.pending
 
 
-def test_writes_go_out_together(cache: Remembering, clock: Clock) -> None:
+def test_writes_go_out_together(cache: CacheProcess, clock: Clock) -> None:
     one = worker(cache)
     for number in range(BATCH - 1):
         one.put(key(number), "map", "value")
@@ -88,7 +88,7 @@ def test_writes_go_out_together(cache: Remembering, clock: Clock) -> None:
     assert not one.pending and held(cache) == BATCH
 
 
-def test_no_write_waits_long(cache: Remembering, clock: Clock) -> None:
+def test_no_write_waits_long(cache: CacheProcess, clock: Clock) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     clock.ahead = room.DELAY / 2
@@ -99,7 +99,7 @@ def test_no_write_waits_long(cache: Remembering, clock: Clock) -> None:
     assert not one.pending and held(cache) == 1
 
 
-def test_heavy_writes_go_out_alone(cache: Remembering) -> None:
+def test_heavy_writes_go_out_alone(cache: CacheProcess) -> None:
     one = worker(cache)
     for number in range(2):
         one.put(key(number), "map", "x" * (HEAVY - 1))
@@ -110,7 +110,7 @@ def test_heavy_writes_go_out_alone(cache: Remembering) -> None:
     assert one.pending, "the weight of what has gone does not count"
 
 
-def test_a_value_too_long_to_send_is_not_remembered_and_takes_back_the_older_one(cache: Remembering) -> None:
+def test_a_value_too_long_to_send_is_not_remembered_and_takes_back_the_older_one(cache: CacheProcess) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     one.flush()
@@ -118,7 +118,7 @@ def test_a_value_too_long_to_send_is_not_remembered_and_takes_back_the_older_one
     assert one.get(K) is None
 
 
-def test_the_same_answer_is_not_stored_again_at_once(cache: Remembering, clock: Clock) -> None:
+def test_the_same_answer_is_not_stored_again_at_once(cache: CacheProcess, clock: Clock) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     one.flush()
@@ -136,7 +136,7 @@ def test_the_same_answer_is_not_stored_again_at_once(cache: Remembering, clock: 
 @pytest.mark.parametrize("ttl", [1.0, 2.0, 8.0, 3600.0])
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_an_answer_that_is_heard_again_is_stored_again_before_its_time_is_over(
-    cache: Remembering, clock: Clock, ttl: float, steps: int
+    cache: CacheProcess, clock: Clock, ttl: float, steps: int
 ) -> None:
     """However often it is heard, what is stored is never older than a quarter of the ttl, nor than five seconds."""
     one, oldest = worker(cache, ResponseCacheSettings(enabled=True, ttl=ttl)), min(ttl / 4, room.FRESH)
@@ -151,7 +151,7 @@ def test_an_answer_that_is_heard_again_is_stored_again_before_its_time_is_over(
     assert writes <= 6 + 1, "but not each time"
 
 
-def test_nothing_is_recalled_after_the_ttl(cache: Remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_recalled_after_the_ttl(cache: CacheProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     past = Clock()
     past.ahead = -RULE.ttl
     one = worker(cache)
@@ -167,7 +167,7 @@ def test_nothing_is_recalled_after_the_ttl(cache: Remembering, monkeypatch: pyte
     )
 
 
-def test_what_a_dead_cache_knew_is_told_to_the_next_one(cache: Remembering) -> None:
+def test_what_a_dead_cache_knew_is_told_to_the_next_one(cache: CacheProcess) -> None:
     one = worker(cache)
     for number in (1, 2):
         one.put(key(number), "map", "value")
@@ -184,7 +184,7 @@ def test_what_a_dead_cache_knew_is_told_to_the_next_one(cache: Remembering) -> N
     assert not one.pending, "and that is the end of it"
 
 
-def test_a_question_notices_a_loss_as_a_write_does(cache: Remembering) -> None:
+def test_a_question_notices_a_loss_as_a_write_does(cache: CacheProcess) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     one.flush()
@@ -196,7 +196,7 @@ def test_a_question_notices_a_loss_as_a_write_does(cache: Remembering) -> None:
 
 
 def test_what_could_not_be_stored_is_not_taken_for_stored(tmp_path: Path) -> None:
-    absent = Remembering(tmp_path / "cache")
+    absent = CacheProcess(tmp_path / "cache")
     one = worker(absent)
     for _ in range(3):
         one.put(K, "map", "value")
@@ -204,7 +204,7 @@ def test_what_could_not_be_stored_is_not_taken_for_stored(tmp_path: Path) -> Non
         one.flush()
 
 
-def test_what_others_have_changed_is_stored_again(cache: Remembering) -> None:
+def test_what_others_have_changed_is_stored_again(cache: CacheProcess) -> None:
     one, other = worker(cache), worker(cache)
     for undo in (lambda: other.put(K, "map", None), lambda: other.put(K, "map", "new")):
         one.put(K, "map", "value")
@@ -216,7 +216,7 @@ def test_what_others_have_changed_is_stored_again(cache: Remembering) -> None:
         assert one.get(K) == other.get(K) == "value"
 
 
-def test_what_was_purged_is_stored_again(cache: Remembering) -> None:
+def test_what_was_purged_is_stored_again(cache: CacheProcess) -> None:
     one = worker(cache)
     one.put(K, "map", "value")
     one.flush()
@@ -225,7 +225,7 @@ def test_what_was_purged_is_stored_again(cache: Remembering) -> None:
     assert one.get(K) == "value"
 
 
-def test_a_write_that_came_too_late_is_not_believed_to_have_been_in_time(cache: Remembering) -> None:
+def test_a_write_that_came_too_late_is_not_believed_to_have_been_in_time(cache: CacheProcess) -> None:
     one, other = worker(cache), worker(cache)
     one.put(K, "map", "value")
     other.put(K, "map", None)
@@ -237,7 +237,7 @@ def test_a_write_that_came_too_late_is_not_believed_to_have_been_in_time(cache: 
     assert other.get(K) == "value"
 
 
-def test_what_a_worker_remembers_of_its_own_writes_is_bounded(cache: Remembering) -> None:
+def test_what_a_worker_remembers_of_its_own_writes_is_bounded(cache: CacheProcess) -> None:
     one = worker(cache)
     for number in range(RECENT):
         one.put(key(number), "map", "value")
@@ -253,6 +253,6 @@ def test_what_a_worker_remembers_of_its_own_writes_is_bounded(cache: Remembering
     assert not one.pending
 
 
-def test_a_cache_that_is_off_says_so(cache: Remembering) -> None:
+def test_a_cache_that_is_off_says_so(cache: CacheProcess) -> None:
     assert worker(cache).enabled
     assert not worker(cache, ResponseCacheSettings(enabled=False)).enabled

@@ -13,13 +13,13 @@ from kit import ports
 from kit.backend import Answer, Backend
 from kit.clients import Closed
 from kit.configuration import socket_map
+from kit.control import reload, status, wait_status
 from kit.fallback import NOISE, breaker
 from kit.load import Load
 from kit.logfmt import parse
 from kit.logins import Logins, login
-from kit.operator import reload, status, wait_status
 from kit.site import Site
-from kit.volley import fire
+from system.burst import send_burst
 
 WORKERS, FAILURES, TIMEOUT = 8, 5, 2.0
 GOOD = Answer(json={"result": "good"})
@@ -50,18 +50,18 @@ def test_a_thousand_lookups_into_a_black_hole_take_one_timeout(backend: Backend)
     backend.answer("/hole", silent=True)
     with site_of(backend, "hole", workers=WORKERS) as site:
         backend.forget()
-        volley = fire(site.map_port, "hole", 100, 10)
+        burst = send_burst(site.map_port, "hole", 100, 10)
         asked = backend.count("/hole")
         print(
-            f"1000 lookups: {volley.seconds:.3f} s, {asked} of them reached the black hole; p99 {volley.quantile(0.99):.3f}"
+            f"1000 lookups: {burst.seconds:.3f} s, {asked} of them reached the black hole; p99 {burst.quantile(0.99):.3f}"
         )
-        assert len(volley.replies) == 1000
-        assert {reply.split()[0] for reply in volley.replies} == {"TIMEOUT", "TEMP"}
-        assert sum(reply.startswith("TIMEOUT ") for reply in volley.replies) == asked
-        assert volley.replies.count(PAUSED) == 1000 - asked
+        assert len(burst.replies) == 1000
+        assert {reply.split()[0] for reply in burst.replies} == {"TIMEOUT", "TEMP"}
+        assert sum(reply.startswith("TIMEOUT ") for reply in burst.replies) == asked
+        assert burst.replies.count(PAUSED) == 1000 - asked
         assert WORKERS <= asked < WORKERS + FAILURES
-        assert TIMEOUT <= volley.seconds < TIMEOUT + NOISE * 2
-        again = fire(site.map_port, "hole", 100, 10)
+        assert TIMEOUT <= burst.seconds < TIMEOUT + NOISE * 2
+        again = send_burst(site.map_port, "hole", 100, 10)
         print(f"the next 1000 lookups: {again.seconds:.3f} s")
         assert set(again.replies) == {PAUSED} and backend.count("/hole") == asked
         assert transitions(site, backend.url("/hole")) == ["open"]
@@ -72,9 +72,9 @@ def test_fewer_workers_than_failures_go_once_more(backend: Backend) -> None:
     backend.answer("/hole", silent=True)
     with site_of(backend, "hole", timeout="500ms", workers=3) as site:
         backend.forget()
-        volley = fire(site.map_port, "hole", 50, 4)
+        burst = send_burst(site.map_port, "hole", 50, 4)
         assert FAILURES <= backend.count("/hole") < 3 + FAILURES
-        assert volley.seconds < 2 * 0.5 + 2 * NOISE
+        assert burst.seconds < 2 * 0.5 + 2 * NOISE
 
 
 def pester(site: Site, name: str, over: threading.Event) -> None:
@@ -95,7 +95,7 @@ def test_a_healthy_target_is_answered_throughout(backend: Backend) -> None:
         site.config["server"]["logging"]["level"] = "error"  # thousands of lines would take the time that is measured
         reload(site.daemon, site.config)
         for hole in holes:
-            fire(site.map_port, hole, WORKERS, 1)
+            send_burst(site.map_port, hole, WORKERS, 1)
         assert "closed" not in {breaker(site.daemon, backend.url(f"/{hole}")) for hole in holes}
         before = {hole: backend.count(f"/{hole}") for hole in holes}
         over, times = threading.Event(), []
@@ -135,7 +135,7 @@ def until_ok(site: Site, name: str, within: float) -> float:
 def test_the_backends_return_is_found_within_the_cooldown(backend: Backend, bad: Answer) -> None:
     backend.answer("/back", bad)
     with site_of(backend, "back", timeout="1s", workers=WORKERS, **breaker_rule(cooldown="1s")) as site:
-        fire(site.map_port, "back", WORKERS, 1)
+        send_burst(site.map_port, "back", WORKERS, 1)
         seen = backend.count("/back")
         with Load(("127.0.0.1", site.map_port), 1, map_name="back"):
             backend.wait_requests(seen + 1, "/back")  # the worst moment to come back: a probe has just set out

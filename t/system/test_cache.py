@@ -15,8 +15,8 @@ import pytest
 from kit import proc
 from kit.backend import Answer, Backend
 from kit.configuration import policy, socket_map
+from kit.control import reload, serving, wait_status
 from kit.fallback import NOISE, TENTH, cache, purge, slowest, wait_cache_serves, wait_cached
-from kit.operator import reload, serving, wait_status
 from kit.proc import kill, suspended
 from kit.site import Site
 from kit.waiting import until

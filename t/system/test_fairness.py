@@ -45,9 +45,9 @@ def test_new_clients_get_their_turn_among_busy_ones(serve, nginx):
     port = shop(serve, nginx)
     with Load(("127.0.0.1", port), CLIENTS) as load, contextlib.ExitStack() as stack:
         load.wait_each(1)
-        before = load.tally().total
+        before = load.result().total
         for _ in range(20):
             client = stack.enter_context(SocketMap(("127.0.0.1", port)))
             assert client.ask("map", "late") == "OK fixed"
-        assert load.tally().total - before < 20 * 3 * CLIENTS
+        assert load.result().total - before < 20 * 3 * CLIENTS
         assert load.finish().flawless()

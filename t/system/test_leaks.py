@@ -6,9 +6,9 @@ import pytest
 from kit import ports, proc
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener
+from kit.control import connections, reload, serving, status, wait_status
 from kit.daemon import Daemon
 from kit.load import Load
-from kit.operator import connections, reload, serving, status, wait_status
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 

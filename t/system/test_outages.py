@@ -17,12 +17,12 @@ from kit import ports
 from kit.authenticate import Outcome, plain_at_once
 from kit.backend import Answer, Backend, Keyed
 from kit.configuration import configuration, listener, policy, socket_map
+from kit.control import reload
 from kit.daemon import Daemon
 from kit.fallback import breaker, purge, wait_cached
-from kit.gate import Gate
 from kit.needs import needs
-from kit.operator import reload
 from kit.postfix import Postfix
+from system.switchable_port import SwitchablePort
 
 TIMEOUT, TOLERANCE = 0.7, 1.0
 """Seconds: the entries' deadline, and what Postfix, the network and a busy test machine may add."""
@@ -51,16 +51,16 @@ class Site:
 
     def __init__(self, backend: Backend, stack: contextlib.ExitStack) -> None:
         self.backend = backend
-        self.gates = {path: stack.enter_context(Gate(backend.port)) for path in ("/map", "/pol", "/login")}
+        self.ports = {path: stack.enter_context(SwitchablePort(backend.port)) for path in ("/map", "/pol", "/login")}
         self.port, self.policy_port, self.login_port = ports.free(), ports.free(), ports.free()
         common = {"timeout": f"{int(TIMEOUT * 1000)}ms"}
         self.config = configuration(
             listener("socket_map", "maps", self.port),
             listener("policy_service", "check", self.policy_port),
             listener("dovecot_sasl", "login", self.login_port),
-            socket_maps={"boxes": socket_map(self.gates["/map"].url("/map"), **common)},
-            policy_services={"check": policy(self.gates["/pol"].url("/pol"), **common)},
-            dovecot_sasl={"login": {"target": self.gates["/login"].url("/login"), **common}},
+            socket_maps={"boxes": socket_map(self.ports["/map"].url("/map"), **common)},
+            policy_services={"check": policy(self.ports["/pol"].url("/pol"), **common)},
+            dovecot_sasl={"login": {"target": self.ports["/login"].url("/login"), **common}},
             response_cache={"enabled": True, "ttl": "1h"},
             level="info",
         )
@@ -80,14 +80,14 @@ class Site:
         """One of the three backends fails in that way."""
         answer = OUTAGES[kind]
         if answer is None:
-            self.gates[path].shut()
+            self.ports[path].close()
         else:
             self.backend.answer(path, answer)
         try:
             yield
         finally:
             if answer is None:
-                self.gates[path].open()
+                self.ports[path].open()
             self.all_well()
 
 
@@ -228,7 +228,7 @@ def test_a_black_hole_costs_time_only_until_the_breaker_opens(
             return plain_at_once(other, b"ann", b"wonderland").code
 
     with contextlib.ExitStack() as outages:
-        for path in site.gates:
+        for path in site.ports:
             outages.enter_context(site.outage(kind, path))
         for _ in range(2):
             assert timed("first recipients", kind, lambda: rcpt(client, "bob"))[0] == 450, "the policy comes first"
@@ -236,7 +236,7 @@ def test_a_black_hole_costs_time_only_until_the_breaker_opens(
         for _ in range(2):
             assert timed("opening the map's", kind, lambda: rcpt(client, "ann"), late=False)[0] == 250
         for path in ("/map", "/pol"):
-            assert breaker(site.daemon, site.gates[path].url(path)) == "open"
+            assert breaker(site.daemon, site.ports[path].url(path)) == "open"
         assert timed("warm, open", kind, lambda: rcpt(client, "ann"), late=False)[0] == 250
         assert timed("cold, open", kind, lambda: rcpt(client, "bob"), late=False)[0] == 450
         for _ in range(2):

@@ -12,8 +12,8 @@ from kit.answer import Answer, Keyed
 from kit.backend import Backend
 from kit.clients import Policy, Sasl, SocketMap, netstring
 from kit.configuration import configuration, listener, policy, socket_map
+from kit.control import busy, connections, reload, status, wait_status
 from kit.load import Load
-from kit.operator import busy, connections, reload, status, wait_status
 
 WORKERS = 4
 SILENT, HALF = 1000, 500

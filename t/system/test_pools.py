@@ -9,7 +9,7 @@ from kit import ports
 from kit.answer import Answer
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
-from kit.operator import connections, status, wait_status, waiting
+from kit.control import connections, status, wait_status, waiting
 from kit.waiting import until
 
 WORKERS = 2

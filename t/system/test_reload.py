@@ -14,9 +14,8 @@ from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Policy, Sasl, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
-from kit.control import Question
+from kit.control import ControlRequest, Refused, connections, reload, serving, status, wait_status
 from kit.load import Load
-from kit.operator import Refusal, connections, reload, serving, status, wait_status
 from kit.waiting import until
 
 RELOADS = 50
@@ -403,7 +402,7 @@ def test_a_reload_from_a_file_that_vanished_fails(serve, nginx):
     shop = Shop(serve, nginx)
     processes = shop.processes()
     shop.daemon.config_path.unlink()
-    with pytest.raises(Refusal, match="pfxhttp.yml"):
+    with pytest.raises(Refused, match="pfxhttp.yml"):
         reload(shop.daemon)
     told = shop.daemon.run("reload")
     assert told.returncode == 78 and "pfxhttp.yml" in told.stderr
@@ -420,9 +419,9 @@ def test_a_worker_of_the_new_configuration_that_dies_ends_the_reload(serve, ngin
         assert client.ask("map", "k") == "OK one k"
         processes, descriptors = shop.processes(), sorted(proc.descriptors(daemon.pid))
         daemon.write(shop.config("two", listener("socket_map", "more", port), worker_pool={"max_workers": 40}))
-        question = Question(daemon.runtime_directory, {"command": "reload"})
+        question = ControlRequest(daemon.runtime_directory, {"command": "reload"})
         os.kill(proc.wait_new_child(daemon.pid, set(processes)), signal.SIGKILL)
-        answer = question.answer()
+        answer = question.response()
         assert not answer["ok"] and "did not come up" in answer["reason"]
         daemon.log.wait_for("Reload failed.*did not come up")
         until(lambda: shop.processes() == processes, "the new workers to be gone")
@@ -441,7 +440,7 @@ def test_a_reload_for_which_there_are_no_descriptors_fails(serve, nginx):
         assert client.ask("map", "k") == "OK one k"
         processes, descriptors = shop.processes(), sorted(proc.descriptors(daemon.pid))
         with proc.limited_descriptors(daemon.pid, len(descriptors) + 4):
-            with pytest.raises(Refusal, match="[Tt]oo many open files"):
+            with pytest.raises(Refused, match="[Tt]oo many open files"):
                 reload(daemon, shop.config("two"))
             until(lambda: shop.processes() == processes, "the new workers to be gone")
             assert client.ask("map", "k") == "OK one k"
@@ -457,8 +456,8 @@ def test_several_reloads_at_once_are_all_answered(serve, nginx):
     """One is under way; those that come meanwhile are one more, and each says so when it is done."""
     shop = Shop(serve, nginx)
     shop.daemon.write(shop.config("two"))
-    questions = [Question(shop.daemon.runtime_directory, {"command": "reload"}) for _ in range(10)]
-    generations = [question.answer()["generation"] for question in questions]
+    questions = [ControlRequest(shop.daemon.runtime_directory, {"command": "reload"}) for _ in range(10)]
+    generations = [question.response()["generation"] for question in questions]
     assert min(generations) == 2 and max(generations) < 12
     assert generations == sorted(generations)
     with shop.client() as client:
@@ -472,15 +471,15 @@ def test_a_reload_that_comes_during_another_sees_the_newest_file(serve, nginx):
     daemon = shop.daemon
     known = set(shop.processes())
     daemon.write(shop.config("two", worker_pool={"max_workers": 40}))
-    first = Question(daemon.runtime_directory, {"command": "reload"})
+    first = ControlRequest(daemon.runtime_directory, {"command": "reload"})
     born = proc.wait_new_child(daemon.pid, known)
     os.kill(born, signal.SIGSTOP)
     daemon.write(shop.config("three"))
-    second = Question(daemon.runtime_directory, {"command": "reload"})
+    second = ControlRequest(daemon.runtime_directory, {"command": "reload"})
     wait_status(daemon, lambda status: len(status["workers"]) == 44, "the first reload to wait for one worker")
     os.kill(born, signal.SIGCONT)
-    assert first.answer()["generation"] == 2
-    assert second.answer()["generation"] == 3
+    assert first.response()["generation"] == 2
+    assert second.response()["generation"] == 3
     with shop.client() as client:
         assert client.ask("map", "k") == "OK three k"
 
@@ -491,13 +490,13 @@ def test_a_stop_during_a_reload_ends_both(serve, nginx, number):
     daemon = shop.daemon
     known = set(shop.processes())
     daemon.write(shop.config("two", worker_pool={"max_workers": 40}))
-    questions = [Question(daemon.runtime_directory, {"command": "reload"})]
+    questions = [ControlRequest(daemon.runtime_directory, {"command": "reload"})]
     os.kill(proc.wait_new_child(daemon.pid, known), signal.SIGSTOP)
-    questions.append(Question(daemon.runtime_directory, {"command": "reload"}))
+    questions.append(ControlRequest(daemon.runtime_directory, {"command": "reload"}))
     status(daemon)  # by now the second has been heard
     daemon.send_signal(number)
     for question in questions:
-        answer = question.answer()
+        answer = question.response()
         assert not answer["ok"] and "stopping" in answer["reason"]
     assert daemon.wait() == 0
     daemon.stop()

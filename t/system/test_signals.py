@@ -13,9 +13,8 @@ from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Address, Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
-from kit.control import Question
+from kit.control import ControlRequest, busy, reload, serving, wait_status
 from kit.load import Load
-from kit.operator import busy, reload, serving, wait_status
 from kit.waiting import until
 
 STOPS = ["TERM", "INT", "command", "TERM to all", "INT to all"]
@@ -60,7 +59,9 @@ class Shop:
     def deliver(self, how: str) -> None:
         """A stop: a signal to the master or to everybody, as a terminal or systemd sends it, or the command."""
         if how == "command":
-            assert Question(self.daemon.runtime_directory, {"command": "stop"}).answer()["pid"] == self.daemon.pid
+            assert (
+                ControlRequest(self.daemon.runtime_directory, {"command": "stop"}).response()["pid"] == self.daemon.pid
+            )
             return
         name, _, everybody = how.partition(" to ")
         number = signal.Signals[f"SIG{name}"]

@@ -11,8 +11,8 @@ import pytest
 from kit import ports, proc
 from kit.clients import SocketMap
 from kit.configuration import configuration, listener, socket_map
+from kit.control import status
 from kit.daemon import Daemon
-from kit.operator import status
 
 CANNOT, OF_THE_SYSTEM, CONFIGURATION = 69, 71, 78
 

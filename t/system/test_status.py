@@ -10,8 +10,7 @@ from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
-from kit.control import Question
-from kit.operator import busy, connections, reload, serving, status, wait_status, waiting
+from kit.control import ControlRequest, busy, connections, reload, serving, status, wait_status, waiting
 from kit.waiting import until
 
 SECRET = "secret-key@example.com"
@@ -142,13 +141,13 @@ def test_the_control_socket_is_for_its_owner_and_survives_nonsense(serve, backen
         b"x" * 100_000,
     ):
         with contextlib.suppress(BrokenPipeError, ConnectionError):
-            answer = Question(shop.daemon.runtime_directory, nonsense).answer()
+            answer = ControlRequest(shop.daemon.runtime_directory, nonsense).response()
             assert not answer["ok"] and answer["reason"]
     with contextlib.ExitStack() as stack:
         for _ in range(30):
-            stack.enter_context(Question(shop.daemon.runtime_directory, b"{").socket)
+            stack.enter_context(ControlRequest(shop.daemon.runtime_directory, b"{").socket)
             assert status(shop.daemon)["generation"] == 1
-    with contextlib.closing(Question(shop.daemon.runtime_directory, {"command": "reload"}).socket):
+    with contextlib.closing(ControlRequest(shop.daemon.runtime_directory, {"command": "reload"}).socket):
         pass  # whoever asks and does not stay for the answer
     wait_status(shop.daemon, lambda status: status["generation"] == 2, "the reload")
     shop.daemon.check_log()

@@ -13,9 +13,9 @@ from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
+from kit.control import busy, connections, serving, status, wait_status
 from kit.daemon import Daemon
 from kit.load import Load
-from kit.operator import busy, connections, serving, status, wait_status
 from kit.waiting import until
 
 WORKERS, CLIENTS = 4, 40
@@ -176,7 +176,7 @@ def test_nothing_outlives_a_master_that_is_killed(serve, nginx):
         os.kill(shop.daemon.pid, signal.SIGKILL)
         assert shop.daemon.wait() == -signal.SIGKILL
         until(lambda: not shop.daemon.processes(), "its children to leave")
-        until(lambda: load.tally().refused, "clients to be refused")
+        until(lambda: load.result().refused, "clients to be refused")
         runtime = str(shop.daemon.runtime_directory)
         assert shop.daemon.socket_files(), "nobody was left to remove the control socket"
         config = {**shop.config, "server": {**shop.config["server"], "runtime_directory": runtime}}

@@ -1,4 +1,4 @@
-"""The cache's process alone, without the rest of the server, for whoever tests its callers."""
+"""The cache process without the rest of the server, for tests of its clients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pfxhttpd.io.scoreboard import CacheRow, Scoreboard
 KEY = b"k" * 32
 
 
-class Remembering:
-    """`with Remembering(tmp_path) as cache: CacheClient(cache.directory, KEY)`; `row` shows what it holds.
+class CacheProcess:
+    """`with CacheProcess(tmp_path) as cache: CacheClient(cache.directory, KEY)`; `row` shows what it holds.
 
     Constants of `io.cache.server` hold in the process as they are at `start`.
     """
@@ -36,7 +36,7 @@ class Remembering:
             try:
                 die_with_parent()
                 threading.excepthook = lambda _: os._exit(1)
-                sys.setswitchinterval(1e-6)  # its threads shall meet wherever they can
+                sys.setswitchinterval(1e-6)  # switch threads as often as possible, so that races show
                 self.row.clear()
                 server = CacheServer(self.directory, KEY, self.row.write)
                 os.write(writing, b"ready")
@@ -47,7 +47,7 @@ class Remembering:
         os.close(writing)
         ready = os.read(reading, 8)
         os.close(reading)
-        assert ready, "the table's process did not come up"
+        assert ready, "the cache process did not start"
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -66,7 +66,7 @@ class Remembering:
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
-    def __enter__(self) -> Remembering:
+    def __enter__(self) -> CacheProcess:
         self.start()
         return self
 

@@ -1,4 +1,4 @@
-"""Very many lookups at the same moment: every connection sends all of its own at once, and none waits for another's."""
+"""Very many lookups at the same moment: every connection sends all of its requests at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kit.clients import netstring
 
 
 @dataclass(frozen=True, slots=True)
-class Volley:
-    """The replies in the order of their arrival, as text, and when each came, in seconds since the first was asked for."""
+class Burst:
+    """The replies in the order of their arrival, as text, and when each came, in seconds since the first request was sent."""
 
     replies: list[str]
     times: list[float]
@@ -27,19 +27,19 @@ class Volley:
         return sorted(self.times)[min(len(self.times) - 1, int(share * len(self.times)))]
 
 
-def fire(port: int, name: str, connections: int, each: int, timeout: float = 60.0) -> Volley:
-    """Asks for `connections` × `each` keys, each key once. Raises TimeoutError, ConnectionError."""
+def send_burst(port: int, name: str, connections: int, each: int, timeout: float = 60.0) -> Burst:
+    """Looks up `connections` × `each` keys, each key once. Raises TimeoutError, ConnectionError."""
     replies: list[str] = []
     times: list[float] = []
-    heard: dict[socket.socket, bytes] = {}
+    received: dict[socket.socket, bytes] = {}
     with selectors.DefaultSelector() as waiting:
         try:
             for _ in range(connections):
                 sock = socket.create_connection(("127.0.0.1", port), timeout)
-                heard[sock] = b""
+                received[sock] = b""
                 waiting.register(sock, selectors.EVENT_READ)
             began = time.monotonic()
-            for number, sock in enumerate(heard):
+            for number, sock in enumerate(received):
                 sock.sendall(b"".join(netstring(f"{name} k{number}-{turn}".encode()) for turn in range(each)))
             while len(replies) < connections * each:
                 ready = waiting.select(max(0.0, began + timeout - time.monotonic()))
@@ -49,17 +49,17 @@ def fire(port: int, name: str, connections: int, each: int, timeout: float = 60.
                     sock = key.fileobj
                     data = sock.recv(65536)
                     if not data:
-                        raise ConnectionError(f"closed after {heard[sock]!r}")
-                    found, heard[sock] = _taken(heard[sock] + data)
+                        raise ConnectionError(f"closed after {received[sock]!r}")
+                    found, received[sock] = _netstrings(received[sock] + data)
                     replies += found
                     times += [time.monotonic() - began] * len(found)
         finally:
-            for sock in heard:
+            for sock in received:
                 sock.close()
-    return Volley(replies, times)
+    return Burst(replies, times)
 
 
-def _taken(data: bytes) -> tuple[list[str], bytes]:
+def _netstrings(data: bytes) -> tuple[list[str], bytes]:
     """The whole netstrings in the data, and the rest."""
     found = []
     while True:

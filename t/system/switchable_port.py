@@ -1,4 +1,4 @@
-"""A TCP port that leads to a backend, and that can be shut: from then on connecting to it is refused."""
+"""A TCP port that forwards to a backend, and that can be closed: from then on it refuses connections."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import socket
 import threading
 
 
-class Gate:
+class SwitchablePort:
     """Forwards connections from `port` to another port of the loopback, while it is open."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._lock = threading.Lock()
         self._ends: set[socket.socket] = set()
-        self._door = self._listen(0)
-        self.port: int = self._door.getsockname()[1]
+        self._listener = self._listen(0)
+        self.port: int = self._listener.getsockname()[1]
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Refuses new connections and ends those that are open."""
-        _end(self._door)
+        _end(self._listener)
         with self._lock:
             ends, self._ends = self._ends, set()
         for end in ends:
             _end(end)
 
     def open(self) -> None:
-        """Leads to the backend again, on the same port."""
-        self._door = self._listen(self.port)
+        """Forwards to the backend again, on the same port."""
+        self._listener = self._listen(self.port)
 
     def _listen(self, port: int) -> socket.socket:
-        door = socket.create_server(("127.0.0.1", port), backlog=1024)
-        threading.Thread(target=self._accept, args=(door,), daemon=True).start()
-        return door
+        listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return listener
 
-    def _accept(self, door: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = door.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
             backend = socket.create_connection(("127.0.0.1", self._target))
@@ -58,11 +58,11 @@ class Gate:
         for end in (source, sink):
             _shut(end)
 
-    def __enter__(self) -> Gate:
+    def __enter__(self) -> SwitchablePort:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.shut()
+        self.close()
 
 
 def _shut(end: socket.socket) -> None:

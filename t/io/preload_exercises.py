@@ -1,7 +1,7 @@
-"""What a server does after its descent, tried in a process that has only what `preload` loaded.
+"""What a server does in its jail, tried in a process that has only what `preload` loaded.
 
-`python -m kit.jailed ROOT` preloads, enters ROOT if it is not "-", does everything below and prints a JSON object:
-what failed, and which modules turned up late. The functions import inside of themselves on purpose.
+`preload_exercises.py ROOT` preloads, enters ROOT if it is not "-", does everything below and prints a JSON object: what
+failed, and which modules were imported late. The functions import inside of themselves on purpose.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from typing import Any
 IDN_HOST = "b\u00fccher.jail.test"
 """A name that the jail's etc/hosts holds in its encoded form, for 127.0.0.1."""
 
-HOSTS = f"127.0.0.1 localhost {IDN_HOST.encode('idna').decode()}\n"
-
 
 def _serve(reply: bytes) -> int:
     """The port of a server that answers one connection."""
     import socket
     import threading
 
-    door = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
-        with door, door.accept()[0] as client:
+        with listener, listener.accept()[0] as client:
             client.recv(65536)
             client.sendall(reply)
 
     threading.Thread(target=answer, daemon=True).start()
-    return int(door.getsockname()[1])
+    return int(listener.getsockname()[1])
 
 
 def ask_a_backend() -> None:
