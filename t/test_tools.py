@@ -43,8 +43,10 @@ def scripts() -> list[str]:
     found = []
     for directory in SCRIPTS:
         for path in (TREE / directory).rglob("*"):
-            if path.is_file() and ".env" not in path.parts and path.stat().st_size < 1 << 20:
-                if SHELL.fullmatch(path.read_bytes()[:64].split(b"\n")[0]):
+            if ".env" in path.parts or not path.is_file():
+                continue
+            with path.open("rb") as file:
+                if SHELL.fullmatch(file.readline(64).rstrip(b"\n")):
                     found.append(str(path.relative_to(TREE)))
     return sorted(found)
 

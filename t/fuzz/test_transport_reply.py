@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -72,7 +73,7 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
 def test_pieces_do_not_matter(data: bytes, cuts: list[int]):
     at = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     whole = outcome([data])
-    assert outcome([data[start:end] for start, end in zip(at, at[1:])]) == whole
+    assert outcome([data[start:end] for start, end in itertools.pairwise(at)]) == whole
     assert outcome([data[place : place + 1] for place in range(len(data))]) == whole
 
 

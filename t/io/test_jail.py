@@ -330,7 +330,7 @@ def test_root_cannot_be_had_back() -> None:
             "bind": lambda: socket.socket().bind(("127.0.0.1", 25)),
             "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
             "core": lambda: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)),
-            "shadow": lambda: open("/etc/shadow"),
+            "shadow": lambda: Path("/etc/shadow").read_text(),
             "nice": lambda: os.nice(-5),
         }
         return [name for name, attempt in attempts.items() if succeeds(attempt)]

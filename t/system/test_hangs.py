@@ -13,7 +13,7 @@ from kit import leash, ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
-from kit.operator import busy, reload, status, wait_status
+from kit.control import busy, reload, status, wait_status
 from kit.waiting import until
 
 

@@ -74,9 +74,10 @@ def messages() -> set[str]:
     found = set()
     for path in (TREE / "pfxhttpd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-                if re.search(r"(log|logger|self)\.(debug|info|error)$|^say$", ast.unparse(node.func)):
-                    found.add(node.args[0].value)
+            match node:
+                case ast.Call(func, [ast.Constant(message), *_]):
+                    if re.search(r"(log|logger|self)\.(debug|info|error)$|^say$", ast.unparse(func)):
+                        found.add(message)
     return found
 
 

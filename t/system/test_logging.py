@@ -45,7 +45,7 @@ def test_a_session_can_be_followed(site: Site):
     with site.client() as client:
         client.ask("map", "k")
         client.ask("map", "k")
-        here = "127.0.0.1:%d" % client.socket.getsockname()[1]
+        here = f"127.0.0.1:{client.socket.getsockname()[1]}"
     site.log.wait_for(f'msg="Connection closed".*client={here}', start=mark)
     lines = [line for line in site.log.lines(mark) if f"client={here}" in line]
     assert [field(line, "msg") for line in lines] == [

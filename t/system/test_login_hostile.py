@@ -226,7 +226,7 @@ def alive_after(client: Sasl) -> str:
     """What came for the line before, cut to its first two or, for an OK, three fields; the connection serves."""
     client.send_line(f"AUTH\t999\tPLAIN\tresp={plain()}")
     lines = [client.line()]
-    if not lines[0].split("\t")[1] == "999":
+    if lines[0].split("\t")[1] != "999":
         lines.append(client.line())
     assert lines[-1] == f"OK\t999\t{OK}"
     if len(lines) == 1:

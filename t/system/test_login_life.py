@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,11 +25,11 @@ SOON = 1.0
 
 
 @pytest.fixture
-def answers(backend: Backend) -> Iterator[Backend]:
+def answers(backend: Backend) -> Backend:
     """The backend with its usual answers at /login."""
     backend.answer("/login", ANSWERS)
     backend.forget()
-    yield backend
+    return backend
 
 
 def site(backend: Backend, **server: object) -> Logins:

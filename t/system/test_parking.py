@@ -286,7 +286,7 @@ def test_half_a_login_survives_the_way_through_parking(serve, backend):
 def test_a_session_keeps_its_name_from_worker_to_worker(serve, backend):
     hall = Hall(serve, backend, level="debug")
     with hall.map() as client:
-        for round_ in range(3):
+        for _ in range(3):
             assert client.ask("map", "mine") == "OK mine"
             reload(hall.daemon)
             with contextlib.ExitStack() as stack:

@@ -251,7 +251,7 @@ def test_ten_times_as_many_as_are_let_in_are_all_served_in_the_end(serve, backen
             for sock, client in list(pending.items()):
                 with contextlib.suppress(BlockingIOError):
                     data = sock.recv(100)
-                    assert data.startswith(b"5:OK k") or data.startswith(b"6:OK k"), data
+                    assert data.startswith((b"5:OK k", b"6:OK k")), data
                     answered += 1
                     del pending[sock]
                     client.close()

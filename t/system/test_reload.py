@@ -402,7 +402,7 @@ def test_a_reload_from_a_file_that_vanished_fails(serve, nginx):
     shop = Shop(serve, nginx)
     processes = shop.processes()
     shop.daemon.config_path.unlink()
-    with pytest.raises(Refused, match="pfxhttp.yml"):
+    with pytest.raises(Refused, match=r"pfxhttp\.yml"):
         reload(shop.daemon)
     told = shop.daemon.run("reload")
     assert told.returncode == 78 and "pfxhttp.yml" in told.stderr
@@ -440,7 +440,7 @@ def test_a_reload_for_which_there_are_no_descriptors_fails(serve, nginx):
         assert client.ask("map", "k") == "OK one k"
         processes, descriptors = shop.processes(), sorted(proc.descriptors(daemon.pid))
         with proc.limited_descriptors(daemon.pid, len(descriptors) + 4):
-            with pytest.raises(Refused, match="[Tt]oo many open files"):
+            with pytest.raises(Refused, match=r"[Tt]oo many open files"):
                 reload(daemon, shop.config("two"))
             until(lambda: shop.processes() == processes, "the new workers to be gone")
             assert client.ask("map", "k") == "OK one k"

@@ -39,7 +39,7 @@ def refused(serve, settings: dict, *arguments: str) -> tuple[int, str]:
     said = daemon.log.lines()
     assert len(said) == 1 and said[0].startswith("pfxhttpd: "), said
     assert not daemon.processes()
-    assert not [path for path in daemon.socket_files()]
+    assert not list(daemon.socket_files())
     daemon.destroy()
     return code, said[0]
 

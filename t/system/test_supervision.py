@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -229,7 +230,7 @@ def test_one_that_dies_at_start_again_and_again_is_retried_with_growing_pauses(s
             pauses.append(time.monotonic() - died)
             known.add(victim)
             assert client.ask("slow", "meanwhile") == "OK meanwhile"
-    assert all(later > 1.5 * earlier for earlier, later in zip(pauses, pauses[1:])), pauses
+    assert all(later > 1.5 * earlier for earlier, later in itertools.pairwise(pauses)), pauses
     assert pauses[-1] > 0.9, pauses
     wait_status(daemon, serving(2), "the last one to serve")
     assert len(daemon.log.find("Process died.*worker")) == 4
