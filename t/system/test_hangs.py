@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from kit import leash, ports, proc
+from kit import ports, proc
 from kit.answer import Answer, Keyed
 from kit.clients import Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
@@ -71,7 +71,7 @@ def test_a_process_that_is_stopped_is_killed_and_replaced(shop, title):
     hung = shop.process(title)
     os.kill(hung, signal.SIGSTOP)
     daemon.log.wait_for(f'is stuck and is killed" process=.*pid={hung} reason="no heartbeat', NOTICED)
-    until(lambda: not leash.alive(hung), "it to be gone")
+    until(lambda: not proc.is_running(hung), "it to be gone")
     wait_status(daemon, lambda told: all(each["state"] == "serving" for each in told["processes"]), "all to serve")
     with shop.client() as client, shop.sasl():
         assert client.ask("map", "k") == "OK k"
@@ -101,11 +101,11 @@ def test_a_new_server_starts_right_after_the_master_was_killed(serve, shop, back
         backend.wait_requests(2, "/map")
         orphans = daemon.children()
         os.kill(daemon.pid, signal.SIGKILL)
-        until(lambda: not leash.alive(daemon.pid), "the master's end")
+        until(lambda: not proc.is_running(daemon.pid), "the master's end")
         again = serve(shop.config)
         with shop.client() as fresh, shop.sasl():
             assert fresh.ask("map", "k") == "OK k"
-        until(lambda: not [pid for pid in orphans if leash.alive(pid)], "the orphans' end")
+        until(lambda: not [pid for pid in orphans if proc.is_running(pid)], "the orphans' end")
         backend.release(shop.gate)
         assert again.workers()
     daemon.destroy()
@@ -128,14 +128,14 @@ def test_without_descriptors_accepting_pauses_and_goes_on_later(shop, title):
     victim = shop.process(title)
     connect = (lambda: shop.sasl(handshake=False)) if title == "parking" else shop.client
     with contextlib.ExitStack() as stack:
-        with proc.limited(victim, descriptors=first_free_descriptor(victim)):
+        with proc.limited_descriptors(victim, first_free_descriptor(victim)):
             late = stack.enter_context(connect())
             if title == "worker":
                 late.send("map", "late")
             daemon.log.wait_for('Cannot accept connections, trying again" reason="Too many open files"')
-            before = proc.ticks(victim)
+            before = proc.cpu_seconds(victim)
             assert late.quiet(2.0)
-            assert proc.ticks(victim) - before < 50, "it takes no processor while it waits"
+            assert proc.cpu_seconds(victim) - before < 50, "it takes no processor while it waits"
             assert not status(daemon)["accepting"]
             lines = [line for line in daemon.log.lines() if "Cannot accept" in line]
             assert len(lines) == 1, "a line a minute"
@@ -196,12 +196,12 @@ def test_a_newcomer_that_was_left_at_the_limit_is_served_once_there_is_space(sho
 def test_parking_that_lost_descriptors_of_a_reload_is_replaced(shop):
     daemon = shop.start()
     parking = shop.process("parking")
-    with proc.limited(parking, descriptors=first_free_descriptor(parking)):
+    with proc.limited_descriptors(parking, first_free_descriptor(parking)):
         more = ports.free()
         config = {**shop.config, "server": {**shop.config["server"]}}
         config["server"]["listen"] = [*config["server"]["listen"], listener("dovecot_sasl", "more", more)]
         config["dovecot_sasl"] = {**config["dovecot_sasl"], "more": {"target": "http://127.0.0.1:1/"}}
         reload(daemon, config)
-        until(lambda: not leash.alive(parking), "the old parking to be gone")
+        until(lambda: not proc.is_running(parking), "the old parking to be gone")
     with shop.sasl(), Sasl(("127.0.0.1", more)):
         pass
