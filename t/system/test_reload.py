@@ -391,7 +391,7 @@ def test_a_reload_that_widens_an_address_says_what_to_do(serve, nginx, address):
     wider = shop.config("two")
     wider["server"]["listen"][0]["address"] = address
     with shop.client() as client:
-        with pytest.raises(Refusal, match=f"this server itself listens on 127.0.0.1:{shop.port}.* restart it"):
+        with pytest.raises(Refused, match=f"this server itself listens on 127.0.0.1:{shop.port}.* restart it"):
             reload(shop.daemon, wider)
         assert client.ask("map", "k") == "OK one k"
     with shop.client() as client:
