@@ -168,7 +168,7 @@ def make(what: str, path: str, owner: Owner | None = None) -> None:
         try:
             opened = Directory(path)
         except FileNotFoundError:
-            _create(path, 0o700, owner)
+            _create(path, owner)
             opened = Directory(path)
     except OSError as error:
         raise SetupError(f"{what} {path}: {error.strerror or error}", isinstance(error, PermissionError)) from error
@@ -180,20 +180,20 @@ def make(what: str, path: str, owner: Owner | None = None) -> None:
         )
 
 
-def _create(path: str, mode: int, owner: Owner | None) -> None:
+def _create(path: str, owner: Owner | None, is_parent: bool = False) -> None:
     above, name = os.path.split(path.rstrip("/"))
     above = above or ("/" if path.startswith("/") else ".")
     if not os.path.lexists(above):
-        _create(above, 0o755, None)
+        _create(above, owner, is_parent=True)
     with Directory(above) as parent:
         exclusive = parent.exclusive
         umask = os.umask(0)
         try:
             with acting_as(None if exclusive else owner):
-                os.mkdir(name, mode, dir_fd=parent.descriptor)
+                os.mkdir(name, 0o755 if is_parent else 0o700, dir_fd=parent.descriptor)
         finally:
             os.umask(umask)
-        if owner and exclusive:
+        if owner and exclusive and not is_parent:
             with Directory(path) as made:
                 made.give(owner)
 

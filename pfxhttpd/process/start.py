@@ -77,12 +77,12 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
         runtime = control.directory(server.runtime_directory, environ)
         control.make_directory(runtime, owner)
         private = os.path.join(DIRECTORY_IN_JAIL if server.chroot else runtime, "cache")
-        cache_directory.make(f"{server.chroot}{private}", owner)
         logger = Logger.open(server.logging)
         master = Master(settings, load, logger, notifier, runtime, private, passed, owner)
         if server.chroot:
             jail.preload("pfxhttpd")
             jail.enter(server.chroot)
+        cache_directory.make(private, owner)
         jail.drop(identity)
         if server.chroot:
             jail.check_inside(identity)

@@ -96,6 +96,11 @@ def test_below_a_directory_of_the_service_users_it_is_made_by_that_user(theirs: 
     assert owner(theirs / "cache") == (NOBODY, 0o2700)
 
 
+def test_below_it_the_missing_parents_are_that_users_as_well(theirs: Path) -> None:
+    make("directory", str(theirs / "a" / "run"), THEM)
+    assert owner(theirs / "a") == (NOBODY, 0o755) and owner(theirs / "a" / "run") == (NOBODY, 0o700)
+
+
 def test_what_that_user_may_not_make_is_not_made(place: Path) -> None:
     (place / "others").mkdir()
     os.chown(place / "others", 1, 1)

@@ -64,6 +64,37 @@ def test_a_link_in_it_gives_no_directory_away(place: Path) -> None:
     assert os.listdir(place / "run") == ["cache"]
 
 
+@pytest.fixture
+def jail(place: Path) -> Path:
+    root = place / "private" / "jail"
+    (root / "etc").mkdir(parents=True)
+    for name in ("resolv.conf", "hosts", "nsswitch.conf"):
+        (root / "etc" / name).write_text("")
+    root.chmod(0o755)
+    (place / "private").chmod(0o700)  # nobody but root gets to it from outside
+    return root
+
+
+def test_a_link_in_the_jail_leads_neither_out_nor_anywhere_in_it(place: Path, jail: Path) -> None:
+    (place / "precious").mkdir(mode=0o755)
+    (jail / "precious").mkdir(mode=0o755)
+    (jail / "run").mkdir(mode=0o755)
+    shutil.chown(jail / "run", "nobody", "nogroup")
+    for target in (place / "precious", Path("/precious")):
+        (jail / "run" / "pfxhttp").symlink_to(target)
+        daemon = Daemon(config(place / "run", run_as_user="nobody", chroot=str(jail)), ready=False)
+        assert daemon.wait() != 0
+        daemon.log.wait_end()
+        (line,) = daemon.log.lines()
+        assert line.startswith("pfxhttpd: cache directory /run/pfxhttp/cache: "), line
+        daemon.destroy()
+        (jail / "run" / "pfxhttp").unlink()
+    for directory in (place / "precious", jail / "precious"):
+        assert owner(directory) == (0, 0o755) and not list(directory.iterdir())
+    with Daemon(config(place / "run", run_as_user="nobody", chroot=str(jail))):
+        assert owner(jail / "run" / "pfxhttp" / "cache") == (NOBODY, 0o700)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_as_root_leaves_it_usable_for_the_service_user(how: signal.Signals, place: Path) -> None:
     runtime = place / "run"

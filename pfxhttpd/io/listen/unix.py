@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from pfxhttpd.config.settings import Listener
 from pfxhttpd.io import SetupError
-from pfxhttpd.io.directory import Directory
+from pfxhttpd.io.directory import Directory, Owner
 
 DEFAULT_MODE = 0o660
 """The permission bits of a socket without a configured `mode`, whatever the umask: for its owner and its group."""
@@ -59,38 +59,49 @@ def bind_unix(listener: Listener, backlog: int) -> UnixListener:
         _id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
         _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid),
     )
-    bound = False
     sock = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock.path = path
     try:
         with Directory(head or ".") as directory:
             _remove_stale(listener, directory, name)
-            umask = os.umask(0o777 & ~(listener.mode if listener.mode >= 0 else DEFAULT_MODE))
+            _bind(sock, directory, name, listener.mode if listener.mode >= 0 else DEFAULT_MODE)
             try:
-                directory.bind(sock, name)
-            finally:
-                os.umask(umask)
-            bound = True
-            status = directory.give_socket(name, owner)
-        sock.path, sock.file = path, (status.st_dev, status.st_ino)
-        sock.listen(backlog)
+                status = _give(listener, directory, name, owner)
+                sock.file = status.st_dev, status.st_ino
+                sock.listen(backlog)
+            except (OSError, SetupError):
+                with suppress(OSError):
+                    directory.unlink(name)
+                raise
     except (OSError, SetupError) as error:
         sock.close()
-        if bound:
-            with suppress(OSError):
-                os.unlink(path)
         if isinstance(error, SetupError):
             raise SetupError(f"cannot listen on {listener.endpoint}: {error}", error.permission) from error
-        raise _setup_error(listener, error, bound) from error
+        raise _setup_error(listener, error) from error
     return sock
 
 
-def _setup_error(listener: Listener, error: OSError, bound: bool) -> SetupError:
+def _bind(sock: UnixListener, directory: Directory, name: str, mode: int) -> None:
+    umask = os.umask(0o777 & ~mode)
+    try:
+        directory.bind(sock, name)
+    finally:
+        os.umask(umask)
+
+
+def _give(listener: Listener, directory: Directory, name: str, owner: Owner) -> os.stat_result:
+    try:
+        return directory.give_socket(name, owner)
+    except PermissionError as error:
+        hint = f"giving it to {listener.user or '-'}:{listener.group or '-'} needs root"
+        raise SetupError(f"{error.strerror} ({hint})", permission=True) from error
+
+
+def _setup_error(listener: Listener, error: OSError) -> SetupError:
     directory = os.path.dirname(listener.address) or "."
     permission = error.errno in (errno.EACCES, errno.EPERM)
     hint = ""
-    if bound and permission:
-        hint = f"giving it to {listener.user or '-'}:{listener.group or '-'} needs root"
-    elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = f"there is no directory {directory}"
     elif error.errno == errno.ELOOP:
         hint = "another user can replace a symbolic link in the path"
