@@ -159,12 +159,12 @@ class CacheClient:
         states = self._call(DOCUMENTS, "providers")
         return states if isinstance(states, list) else []
 
-    def _call(self, ident: str, method: str, *args: Any, timeout: float = CALL_TIMEOUT) -> object:
+    def _call(self, ident: str, method: str, *args: Any, timeout: float | None = None) -> object:
         now = time.monotonic()
         if now < self._paused_until:
             self.losses += 1
             return None
-        deadline = now + timeout
+        deadline = now + (CALL_TIMEOUT if timeout is None else timeout)
         try:
             try:
                 return self._request(deadline, ident, method, args)
