@@ -102,11 +102,12 @@ class Documents:
         self._shrink()
 
     def fail(self, name: str, provider: str, error: str, timeout: bool, now: float) -> None:
-        """A fetch has failed; without a name, another question to the provider has."""
+        """A fetch has failed; without a name, another question to the provider has. Without a provider it is not shown."""
         if name:
             entry = self._entries.setdefault(name, _Entry())
             entry.lease, entry.error, entry.error_at, entry.timeout = None, error, now, timeout
-        self._show(self._state(provider)._replace(error=error, error_at=now))
+        if provider:
+            self._show(self._state(provider)._replace(error=error, error_at=now))
 
     def discard(self, name: str, fetched_at: float) -> None:
         """The document that was fetched then has turned out to be no good."""

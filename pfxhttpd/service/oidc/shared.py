@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pfxhttpd.io.cache.documents import Document, Offer
 from pfxhttpd.rules.response import BackendError
+from pfxhttpd.service.breaker import BreakerOpen
 from pfxhttpd.wire.text import one_line
 
 POLL = 0.02
@@ -88,18 +89,22 @@ class SharedDocuments:
 
     def report(self, provider: str, error: BackendError) -> None:
         """Have `status` show what another question to the provider came to."""
-        self._cache.fail_document("", provider, one_line(error.reason), error.timeout)
+        self._fail("", provider, error)
 
     def _fetch(self, name: str, provider: str, fetch: Fetch, previous: Document | None) -> Document:
         try:
             document = fetch()
         except BackendError as error:
-            self._cache.fail_document(name, provider, one_line(error.reason), error.timeout)
+            self._fail(name, provider, error)
             if previous is None:
                 raise
             return previous
         self._cache.store_document(name, provider, document)
         return self._keep(name, document)
+
+    def _fail(self, name: str, provider: str, error: BackendError) -> None:
+        shown = "" if isinstance(error, BreakerOpen) else provider  # what opened the breaker says more
+        self._cache.fail_document(name, shown, one_line(error.reason), error.timeout)
 
     def _keep(self, name: str, document: Document) -> Document:
         self._copies[name] = document

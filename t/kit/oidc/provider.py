@@ -164,6 +164,9 @@ class Provider:
         assert answer.status_code == 200, answer.text
 
     def is_active(self, token: str) -> bool:
+        return bool(self.introspect(token)["active"])
+
+    def introspect(self, token: str) -> dict[str, Any]:
         """What the provider itself says of a token, asked as the client `api`."""
         answer = requests.post(
             f"{self.issuer}/token/introspection",
@@ -172,7 +175,8 @@ class Provider:
             verify=self.ca,
             timeout=10,
         )
-        return bool(answer.json()["active"])
+        described: dict[str, Any] = answer.json()
+        return described
 
     def _jwks(self) -> dict[str, Any]:
         return {"keys": [key.private_jwk() for key in self.keys]}
