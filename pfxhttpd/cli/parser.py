@@ -18,7 +18,7 @@ DEMO_PORT = 23450
 _QUERY_USAGE = """\
 pfxhttpd query [--address ADDRESS] [--timeout DURATION] MAP KEY
        pfxhttpd query [--address ADDRESS] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
-       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --sasl NAME USER"""
+       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --sasl NAME [--mechanism MECHANISM] USER"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +86,13 @@ def _add_query(commands: Any) -> None:
     kinds.add_argument(
         "--sasl",
         metavar="NAME",
-        help="log USER in at this SASL service; the password comes from a prompt or standard input",
+        help="log USER in at this SASL service; the password or token comes from a prompt or standard input",
+    )
+    command.add_argument(
+        "--mechanism",
+        type=str.upper,
+        choices=("PLAIN", "XOAUTH2", "OAUTHBEARER"),
+        help="the SASL mechanism: PLAIN (the default) for a password, XOAUTH2 or OAUTHBEARER for a token",
     )
     command.add_argument(
         "--address", metavar="ADDRESS", help="unix:/path or inet:host:port; default: the listener in the configuration"

@@ -87,8 +87,8 @@ def _action_meaning(action: str) -> int:
     return _POLICY.get(word, FOUND)
 
 
-def sasl_greeting(buffer: bytes) -> Reply | None:
-    """Dovecot's authentication protocol: the server's lines up to DONE. FOUND means that PLAIN is offered."""
+def sasl_greeting(buffer: bytes) -> tuple[str, ...] | None:
+    """Dovecot's authentication protocol: the mechanisms that the server's lines up to DONE offer."""
     if len(buffer) > MAX_REPLY:
         raise ProtocolError("a greeting without end")
     if b"\nDONE\n" not in b"\n" + buffer:
@@ -96,22 +96,55 @@ def sasl_greeting(buffer: bytes) -> Reply | None:
     lines = [line.split("\t") for line in buffer.decode("utf-8", "replace").split("\n")]
     if not any(line[:2] == ["VERSION", "1"] for line in lines):
         raise ProtocolError("no greeting of Dovecot's protocol, version 1")
-    names = sorted(line[1] for line in lines if line[0] == "MECH" and len(line) > 1)
-    return Reply("MECH " + " ".join(names), FOUND if "PLAIN" in names else PERMANENT)
+    return tuple(sorted(line[1] for line in lines if line[0] == "MECH" and len(line) > 1))
 
 
-def sasl_request(user: str, password: str, pid: int) -> bytes:
-    """A handshake and one PLAIN exchange (RFC 4616), as smtpd sends it for an encrypted session."""
-    response = base64.b64encode(f"\0{user}\0{password}".encode("utf-8", "surrogateescape"))
-    return b"VERSION\t1\t2\nCPID\t%d\n" % pid + b"AUTH\t1\tPLAIN\tservice=smtp\tnologin\tsecured\tresp=%s\n" % response
+def plain_message(user: str, password: str) -> str:
+    """RFC 4616 section 2."""
+    return f"\0{user}\0{password}"
+
+
+def xoauth2_message(user: str, token: str) -> str:
+    """Google's "OAuth 2.0 Mechanism"."""
+    return f"user={user}\1auth=Bearer {token}\1\1"
+
+
+def oauthbearer_message(user: str, token: str) -> str:
+    """RFC 7628 section 3.1, with the GS2 header of RFC 5801 section 4."""
+    name = user.replace("=", "=3D").replace(",", "=2C")
+    return f"n,a={name},\1auth=Bearer {token}\1\1"
+
+
+SASL_MESSAGES = {"PLAIN": plain_message, "XOAUTH2": xoauth2_message, "OAUTHBEARER": oauthbearer_message}
+"""Mechanism -> its message, made of the user and a password or a token."""
+
+
+def sasl_request(mechanism: str, user: str, secret: str, pid: int) -> bytes:
+    """A handshake and one exchange, as smtpd sends it for an encrypted session."""
+    message = SASL_MESSAGES[mechanism](user, secret).encode("utf-8", "surrogateescape")
+    request = f"AUTH\t1\t{mechanism}\tservice=smtp\tnologin\tsecured\tresp=".encode("ascii")
+    return b"VERSION\t1\t2\nCPID\t%d\n" % pid + request + base64.b64encode(message) + b"\n"
+
+
+SASL_ACKNOWLEDGEMENT = b"CONT\t1\tAQ==\n"
+"""The client's response to an error challenge (RFC 7628 section 3.2.3)."""
 
 
 def sasl_reply(buffer: bytes) -> Reply | None:
-    """The reply to `sasl_request`, from the bytes after the greeting. FAIL is TEMPORARY with `temp`, else NOT_FOUND."""
+    """The reply to `sasl_request`, from the bytes after the greeting. FAIL is TEMPORARY with `temp`, else NOT_FOUND. CONT
+    is PERMANENT, and is shown with its challenge decoded."""
     if len(buffer) > MAX_REPLY:
         raise ProtocolError("a reply without end")
     lines = buffer.decode("utf-8", "replace").split("\n")[:-1]
     for command, *fields in (line.split("\t") for line in lines):
         if command in _SASL and fields[:1] == ["1"]:
-            return Reply(" ".join([command, *fields[1:]]), TEMPORARY if "temp" in fields else _SASL[command])
+            shown = [_decoded(field) for field in fields[1:]] if command == "CONT" else fields[1:]
+            return Reply(" ".join([command, *shown]), TEMPORARY if "temp" in fields else _SASL[command])
     return None
+
+
+def _decoded(challenge: str) -> str:
+    try:
+        return base64.b64decode(challenge, validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return challenge

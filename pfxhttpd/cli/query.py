@@ -13,14 +13,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from pfxhttpd.cli import NoReplyError, UsageError, postfix_client, server_address
-from pfxhttpd.cli.postfix_client import FOUND, Reply
+from pfxhttpd.cli.postfix_client import PERMANENT, Reply
 from pfxhttpd.cli.server_address import Address
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.text import clean
+
+PLAIN = "PLAIN"
+
+Received = TypeVar("Received")
 
 TIMEOUTS = {SOCKET_MAP: 100.0, POLICY_SERVICE: 100.0, DOVECOT_SASL: 10.0}
 """Seconds after which Postfix gives up (socketmap_table(5), smtpd_policy_service_timeout, xsasl_dovecot_server.c)."""
@@ -67,8 +71,8 @@ class Connection:
         with self._before_deadline():
             self._socket.sendall(request)
 
-    def receive(self, parse: Callable[[bytes], Reply | None]) -> Reply:
-        """Read until `parse` returns a reply for what was received. Raises `NoReplyError`, and what `parse` raises."""
+    def receive(self, parse: Callable[[bytes], Received | None]) -> Received:
+        """Read until `parse` returns a value for what was received. Raises `NoReplyError`, and what `parse` raises."""
         buffer = b""
         while (reply := parse(buffer)) is None:
             with self._before_deadline():
@@ -107,14 +111,17 @@ class Query:
 def parse(options: argparse.Namespace, stdin: TextIO) -> Query:
     """The query that the arguments describe. Raises `UsageError` when they do not fit its kind."""
     arguments: list[str] = options.arguments
+    if options.mechanism and options.sasl is None:
+        raise UsageError("--mechanism needs --sasl")
     if options.policy is not None:
         attributes = _attributes(arguments)
         return Query(POLICY_SERVICE, options.policy, lambda connection: _ask_policy(connection, attributes))
     if options.sasl is not None:
         if len(arguments) != 1 or "\0" in arguments[0]:
             raise UsageError("query --sasl NAME takes one more argument, the user")
-        user, password = arguments[0], _password(arguments[0], stdin)
-        return Query(DOVECOT_SASL, options.sasl, lambda connection: _log_in(connection, user, password))
+        user, mechanism = arguments[0], options.mechanism or PLAIN
+        secret = _secret("Password" if mechanism == PLAIN else "Token", user, stdin)
+        return Query(DOVECOT_SASL, options.sasl, lambda connection: _log_in(connection, mechanism, user, secret))
     if len(arguments) != 2:
         raise UsageError("query takes two arguments, MAP and KEY (quote a key that has spaces)")
     name, key = arguments
@@ -132,13 +139,13 @@ def _attributes(arguments: Sequence[str]) -> list[str]:
     return ["request=smtpd_access_policy", *arguments]  # Postfix sends it first in every request
 
 
-def _password(user: str, stdin: TextIO) -> str:
+def _secret(what: str, user: str, stdin: TextIO) -> str:
     """From a prompt without echo on a terminal, else the first line of standard input. ps(1) would show an argument."""
     if stdin.isatty():
-        return getpass.getpass(f"Password of {user}: ")
+        return getpass.getpass(f"{what} of {user}: ")
     line = stdin.readline()
     if not line:
-        raise UsageError("no password on standard input")
+        raise UsageError(f"no {what.lower()} on standard input")
     return line.removesuffix("\n")
 
 
@@ -152,9 +159,14 @@ def _ask_policy(connection: Connection, attributes: Sequence[str]) -> Reply:
     return connection.receive(postfix_client.policy_reply)
 
 
-def _log_in(connection: Connection, user: str, password: str) -> Reply:
-    greeting = connection.receive(postfix_client.sasl_greeting)
-    if greeting.exit_code != FOUND:
-        return Reply(f"PLAIN is not offered: {greeting.text}", greeting.exit_code)
-    connection.send(postfix_client.sasl_request(user, password, os.getpid()))
-    return connection.receive(postfix_client.sasl_reply)
+def _log_in(connection: Connection, mechanism: str, user: str, secret: str) -> Reply:
+    offered = connection.receive(postfix_client.sasl_greeting)
+    if mechanism not in offered:
+        return Reply(f"{mechanism} is not offered: MECH {' '.join(offered)}", PERMANENT)
+    connection.send(postfix_client.sasl_request(mechanism, user, secret, os.getpid()))
+    reply = connection.receive(postfix_client.sasl_reply)
+    if mechanism == PLAIN or not reply.text.startswith("CONT "):
+        return reply
+    connection.send(postfix_client.SASL_ACKNOWLEDGEMENT)
+    final = connection.receive(postfix_client.sasl_reply)
+    return Reply(f"{final.text} challenge={reply.text.removeprefix('CONT ')}", final.exit_code)

@@ -224,6 +224,41 @@ def test_logins(capsys: pytest.CaptureFixture[str], answer: bytes, shown: str, c
     assert base64.b64decode(response) == b"\0alice\0wonder land"
 
 
+TOKENS = GREETING.replace(b"MECH\tPLAIN", b"MECH\tXOAUTH2\tplaintext\nMECH\tOAUTHBEARER\tplaintext\nMECH\tPLAIN")
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "user", "message"),
+    [
+        ("xoauth2", "alice", b"user=alice\1auth=Bearer to.k.en\1\1"),
+        ("OAuthBearer", "a=l,ice", b"n,a=a=3Dl=2Cice,\1auth=Bearer to.k.en\1\1"),
+    ],
+)
+def test_a_token(
+    mechanism: str, user: str, message: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("to.k.en\n"))
+    with scripted(b"\n", b"OK\t1\tuser=alice\n", greeting=TOKENS) as (server, where):
+        assert ask("--address", where, "--sasl", "login", "--mechanism", mechanism, user) == 0
+    assert capsys.readouterr() == ("OK user=alice\n", "")
+    start, response = server.received.decode().splitlines()[2].rsplit("\tresp=", 1)
+    assert start.split("\t")[:4] == ["AUTH", "1", mechanism.upper(), "service=smtp"]
+    assert base64.b64decode(response) == message
+
+
+@pytest.mark.usefixtures("typed")
+def test_a_token_mechanism_that_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(b"", greeting=GREETING) as (server, where):
+        assert ask("--address", where, "--sasl", "login", "--mechanism", "xoauth2", "alice") == 69
+    assert server.received == b"" and "XOAUTH2 is not offered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["map", "key"], ["--policy", "p", "a=b"]])
+def test_a_mechanism_is_for_logins(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask("--address", "inet:127.0.0.1:9", "--mechanism", "xoauth2", *arguments) == 64
+    assert "--mechanism needs --sasl" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("typed")
 def test_a_dropped_login_is_temporary(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(b"\n", greeting=GREETING) as (_, where):

@@ -289,6 +289,17 @@ def test_straight_to_the_listener(site: Logins, provider: Provider, mechanism: s
         assert straight.cont("\x01").startswith("FAIL\t2\t")
 
 
+@mechanisms
+def test_query_takes_the_token_from_standard_input(site: Logins, provider: Provider, mechanism: str):
+    arguments = ("query", "--sasl", "jwks", "--mechanism", mechanism.lower(), ANN)
+    done = site.daemon.run(*arguments, input=provider.token(ANN, RESOURCE) + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"OK user={ANN}\n", "")
+    done = site.daemon.run(*arguments, input=provider.token(ANN) + "\n")
+    assert done.returncode == 1 and done.stderr == ""
+    assert done.stdout.startswith("FAIL ") and '"schemes":"bearer"' in done.stdout
+    assert ("openid-configuration" in done.stdout) == (mechanism == "OAUTHBEARER")
+
+
 # -- a provider's life ----------------------------------------------------------------------------------------------
 
 
