@@ -1,4 +1,4 @@
-"""The quota of connections per origin, held over processes that come, wait and die."""
+"""The limit of connections per origin holds over processes that start, wait and die."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def later() -> float:
 
 
 class Worker:
-    """A process that takes and gives back places when told to."""
+    """A process that acquires and releases permits on command."""
 
     def __init__(self, file: int, limit: int, workers: int = 99) -> None:
         self._mine, theirs = FORK.Pipe()
@@ -61,119 +61,119 @@ class Worker:
         self.process.join()
 
 
-def _work(talk: Connection, file: int, limit: int, workers: int) -> None:
-    quota = ConnectionLimit(file, limit, workers)
+def _work(pipe: Connection, file: int, limit: int, workers: int) -> None:
+    limiter = ConnectionLimit(file, limit, workers)
     while True:
-        verb, arguments = talk.recv()
+        verb, arguments = pipe.recv()
         try:
-            talk.send(getattr(quota, verb)(*arguments))
+            pipe.send(getattr(limiter, verb)(*arguments))
         except TimeoutError:
-            talk.send("timed out")
+            pipe.send("timed out")
 
 
 @pytest.fixture
-def team(file: int) -> Iterator[list[Worker]]:
-    """Three workers that share two places per origin."""
-    workers = [Worker(file, 2) for _ in range(3)]
-    yield workers
-    for worker in workers:
+def workers(file: int) -> Iterator[list[Worker]]:
+    """Three workers that share two permits per origin."""
+    started = [Worker(file, 2) for _ in range(3)]
+    yield started
+    for worker in started:
         worker.stop()
 
 
-def test_no_more_than_the_limit(team: list[Worker]):
-    one, two, three = team
-    places = {one.do("acquire", HERE, later()), two.do("acquire", HERE, later())}
-    assert len(places) == 2
+def test_no_more_than_the_limit(workers: list[Worker]):
+    one, two, three = workers
+    permits = {one.do("acquire", HERE, later()), two.do("acquire", HERE, later())}
+    assert len(permits) == 2
     assert three.do("acquire", HERE, soon()) == "timed out"
 
 
-def test_one_worker_may_hold_several(team: list[Worker]):
-    one, two, _ = team
+def test_one_worker_may_hold_several(workers: list[Worker]):
+    one, two, _ = workers
     assert len({one.do("acquire", HERE, later()) for _ in range(2)}) == 2
     assert one.do("acquire", HERE, soon()) == "timed out"
     assert two.do("acquire", HERE, soon()) == "timed out"
 
 
-def test_each_origin_has_its_own(team: list[Worker]):
-    for worker in team[:2]:
+def test_each_origin_has_its_own(workers: list[Worker]):
+    for worker in workers[:2]:
         worker.do("acquire", HERE, later())
-    assert isinstance(team[2].do("acquire", THERE, soon()), Permit)
-    assert isinstance(team[2].do("acquire", ("http", "a.example", 81), soon()), Permit)
+    assert isinstance(workers[2].do("acquire", THERE, soon()), Permit)
+    assert isinstance(workers[2].do("acquire", ("http", "a.example", 81), soon()), Permit)
 
 
-def test_a_place_given_back_is_free(team: list[Worker]):
-    one, two, three = team
-    place = one.do("acquire", HERE, later())
+def test_a_released_permit_is_free(workers: list[Worker]):
+    one, two, three = workers
+    permit = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     three.begin("acquire", HERE, later())
-    while not one.do("is_contended", place):
+    while not one.do("is_contended", permit):
         pass
-    one.do("release", place)
-    assert three.end() == place
+    one.do("release", permit)
+    assert three.end() == permit
 
 
-def test_a_place_is_wanted_only_while_somebody_waits(team: list[Worker]):
-    one, two, three = team
-    place = one.do("acquire", HERE, later())
+def test_a_permit_is_contended_only_while_another_process_waits(workers: list[Worker]):
+    one, two, three = workers
+    permit = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
-    assert one.do("is_contended", place) is False
+    assert one.do("is_contended", permit) is False
     three.begin("acquire", HERE, time.monotonic() + 0.5)
-    while not one.do("is_contended", place):
+    while not one.do("is_contended", permit):
         pass
     assert three.end() == "timed out"
-    assert one.do("is_contended", place) is False
+    assert one.do("is_contended", permit) is False
 
 
-def test_who_waits_is_not_overtaken(team: list[Worker]):
-    """Two hold the places and want the next one at once; the third waits and gets its turn all the same."""
-    for worker in team[:2]:
+def test_a_process_that_waits_is_not_overtaken(workers: list[Worker]):
+    """Two hold the permits and try to acquire the next one at once; the third waits and gets its turn all the same."""
+    for worker in workers[:2]:
         worker.held = worker.do("acquire", HERE, later())
-    team[2].begin("acquire", HERE, later())
-    while not team[0].do("is_contended", team[0].held):
+    workers[2].begin("acquire", HERE, later())
+    while not workers[0].do("is_contended", workers[0].held):
         pass
-    team[0].do("release", team[0].held)
-    assert team[0].do("acquire", HERE, soon()) == "timed out"
-    assert isinstance(team[2].end(), Permit)
+    workers[0].do("release", workers[0].held)
+    assert workers[0].do("acquire", HERE, soon()) == "timed out"
+    assert isinstance(workers[2].end(), Permit)
 
 
-def test_the_dead_hold_nothing(team: list[Worker]):
-    one, two, three = team
-    place = one.do("acquire", HERE, later())
+def test_a_dead_process_holds_no_permit(workers: list[Worker]):
+    one, two, three = workers
+    permit = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     os.kill(one.process.pid, signal.SIGKILL)
-    assert three.do("acquire", HERE, later()) == place
+    assert three.do("acquire", HERE, later()) == permit
 
 
-def test_the_dead_do_not_wait(team: list[Worker]):
-    one, two, three = team
-    place = one.do("acquire", HERE, later())
+def test_a_dead_process_does_not_wait(workers: list[Worker]):
+    one, two, three = workers
+    permit = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     three.begin("acquire", HERE, later())
-    while not one.do("is_contended", place):
+    while not one.do("is_contended", permit):
         pass
     os.kill(three.process.pid, signal.SIGKILL)
     three.process.join()
-    assert one.do("is_contended", place) is False
+    assert one.do("is_contended", permit) is False
 
 
-def test_everybody_gets_a_turn(file: int):
-    """Eight workers and two places: each takes one, gives it back and wants the next, like workers under load."""
+def test_every_process_gets_its_turn(file: int):
+    """Eight workers and two permits: each takes one, releases it and acquires the next, like workers under load."""
     counts = FORK.Array("i", 8)
     together = FORK.Value("i", 0)
     most = FORK.Value("i", 0)
 
     def work(number: int) -> None:
-        quota = ConnectionLimit(file, 2, 8)
+        limiter = ConnectionLimit(file, 2, 8)
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
-            place = quota.acquire(HERE, end + 10)
+            permit = limiter.acquire(HERE, end + 10)
             with together.get_lock():
                 together.value += 1
                 most.value = max(most.value, together.value)
             threading.Event().wait(0.003)
             with together.get_lock():
                 together.value -= 1
-            quota.release(place)
+            limiter.release(permit)
             counts[number] += 1
 
     workers = [FORK.Process(target=work, args=(number,)) for number in range(8)]
@@ -185,64 +185,64 @@ def test_everybody_gets_a_turn(file: int):
     assert min(counts) * 6 >= max(counts) > 0, list(counts)
 
 
-def test_nobody_asks_twice_where_there_is_enough(file: int):
-    quota = ConnectionLimit(file, limit=3, workers=3)
-    assert not quota.scarce and quota.linger == float("inf")
-    assert quota.is_contended(quota.acquire(HERE, later())) is False
+def test_nothing_is_checked_where_there_are_enough_permits(file: int):
+    limiter = ConnectionLimit(file, limit=3, workers=3)
+    assert not limiter.scarce and limiter.linger == float("inf")
+    assert limiter.is_contended(limiter.acquire(HERE, later())) is False
 
 
 # -- and the transport ----------------------------------------------------------------------------------------------
 
 
-def test_the_transport_gives_back_what_it_closes(file: int):
-    rival = Worker(file, 1)
+def test_the_transport_releases_the_permit_of_a_connection_it_closes(file: int):
+    other = Worker(file, 1)
     with (
         ours(limiter=ConnectionLimit(file, 1, 2)) as way,
         Scripted([Receive(), Send(GOOD), ReceiveEnd(), Signal("closed")]) as server,
     ):
         origin = ("http", "127.0.0.1", server.port)
         assert way.outcome(server.url).body == b"ok"
-        assert rival.do("acquire", origin, soon()) == "timed out", "a kept connection holds its place"
+        assert other.do("acquire", origin, soon()) == "timed out", "a pooled connection holds its permit"
         way.adapter.expire(time.monotonic() + 1)
         server.wait("closed")
-        assert isinstance(rival.do("acquire", origin, soon()), Permit)
-    rival.stop()
+        assert isinstance(other.do("acquire", origin, soon()), Permit)
+    other.stop()
 
 
-def test_the_transport_keeps_none_that_another_waits_for(file: int):
-    rival = Worker(file, 1)
+def test_the_transport_pools_no_connection_that_another_process_waits_for(file: int):
+    other = Worker(file, 1)
     with ours(limiter=ConnectionLimit(file, 1, 2)) as way:
         with Scripted([Receive(), WaitFor("go"), Send(GOOD), ReceiveEnd(), Signal("closed")]) as server:
             origin = ("http", "127.0.0.1", server.port)
             asking = threading.Thread(target=way.outcome, args=[server.url])
             asking.start()
             server.wait_received(1)
-            rival.begin("acquire", origin, later())
+            other.begin("acquire", origin, later())
             await_waiting(file, origin)
             server.go("go")
             asking.join()
             server.wait("closed")
-            assert isinstance(rival.end(), Permit)
-    rival.stop()
+            assert isinstance(other.end(), Permit)
+    other.stop()
 
 
 def await_waiting(file: int, origin: tuple[str, str, int]) -> None:
-    """Returns when somebody stands in the origin's turnstile."""
+    """Returns when a process waits at the origin's gate."""
     scratch, onlooker = lock_file(), Worker(file, 1)
-    place = ConnectionLimit(scratch, 1, 2).acquire(origin, later())
+    permit = ConnectionLimit(scratch, 1, 2).acquire(origin, later())
     os.close(scratch)
-    while not onlooker.do("is_contended", place):
+    while not onlooker.do("is_contended", permit):
         pass
     onlooker.stop()
 
 
-def test_the_transport_times_out_without_a_place(file: int):
-    rival = Worker(file, 1)
+def test_the_transport_times_out_without_a_permit(file: int):
+    other = Worker(file, 1)
     with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted([Idle()]) as server:
-        rival.do("acquire", ("http", "127.0.0.1", server.port), later())
+        other.do("acquire", ("http", "127.0.0.1", server.port), later())
         assert way.outcome(server.url, timeout=0.2).error == "ConnectTimeout"
         assert server.connections == 0
-    rival.stop()
+    other.stop()
 
 
 @pytest.mark.parametrize(
@@ -250,17 +250,17 @@ def test_the_transport_times_out_without_a_place(file: int):
     [[], [Receive()], [Receive(), Send(b"garbage")], [Receive(), Send(GOOD + b"more"), Idle()]],
     ids=["no answer", "a close", "garbage", "surplus"],
 )
-def test_the_transport_gives_back_after_every_end(file: int, script: list):
-    rival = Worker(file, 1)
+def test_the_transport_releases_the_permit_however_an_exchange_ends(file: int, script: list):
+    other = Worker(file, 1)
     with ours(limiter=ConnectionLimit(file, 1, 2)) as way, Scripted(script) as server:
         way.outcome(server.url)
-        assert isinstance(rival.do("acquire", ("http", "127.0.0.1", server.port), soon()), Permit)
-    rival.stop()
+        assert isinstance(other.do("acquire", ("http", "127.0.0.1", server.port), soon()), Permit)
+    other.stop()
 
 
-def test_the_transport_gives_back_what_it_could_not_open(file: int):
-    rival = Worker(file, 1)
+def test_the_transport_releases_the_permit_of_a_connection_that_failed(file: int):
+    other = Worker(file, 1)
     with ours(limiter=ConnectionLimit(file, 1, 2)) as way:
         assert way.outcome("http://127.0.0.1:1/").error == "ConnectionError"
-        assert isinstance(rival.do("acquire", ("http", "127.0.0.1", 1), soon()), Permit)
-    rival.stop()
+        assert isinstance(other.do("acquire", ("http", "127.0.0.1", 1), soon()), Permit)
+    other.stop()

@@ -148,7 +148,7 @@ def test_a_reader_that_does_not_read_costs_lines_and_no_time(pipe: tuple[int, in
     assert lines[0]["count"] == "6" and lines[0]["level"] == "ERROR"
 
 
-def test_a_loss_is_told_only_once_it_can_be(pipe: tuple[int, int]) -> None:
+def test_a_loss_is_reported_only_once_it_can_be(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     log = Logger.open(PLAIN, stream_fd=writing)
     for _ in range(3):
@@ -169,7 +169,7 @@ def test_the_streams_owner_keeps_its_flags(pipe: tuple[int, int]) -> None:
     assert fcntl.fcntl(pipe[1], fcntl.F_GETFL) == before and not before & os.O_NONBLOCK
 
 
-def test_the_journal_outlives_the_descriptor_it_was_given(pipe: tuple[int, int]) -> None:
+def test_the_logger_outlives_the_descriptor_it_was_given(pipe: tuple[int, int]) -> None:
     log = Logger.open(PLAIN, stream_fd=pipe[1])
     os.close(pipe[1])
     log.info("Line")
@@ -181,7 +181,7 @@ def test_nothing_is_inherited_by_programs(pipe: tuple[int, int]) -> None:
     assert log.descriptors() and not any(os.get_inheritable(descriptor) for descriptor in log.descriptors())
 
 
-def test_a_pipe_of_somebody_else_is_written_without_waiting_too() -> None:
+def test_a_pipe_of_another_user_is_written_without_waiting_too() -> None:
     needs("root")
 
     def work() -> tuple[int, list[str]]:
@@ -201,7 +201,7 @@ def test_a_pipe_of_somebody_else_is_written_without_waiting_too() -> None:
 
 
 @pytest.mark.parametrize("nowait", [True, False], ids=["RWF_NOWAIT", "a kernel without it"])
-def test_no_write_to_somebody_elses_pipe_blocks_however_many_write(nowait: bool) -> None:
+def test_no_write_to_a_pipe_of_another_user_blocks_however_many_write(nowait: bool) -> None:
     """Again and again the reader takes one page and stops, and eight processes compete for it: all of them go on.
 
     A process may be interrupted between a look at the pipe and its write; here it always is, for two milliseconds.
@@ -317,7 +317,7 @@ def test_a_line_that_another_process_tore_does_not_spoil_the_next(tmp_path: Path
     assert messages(parsed(b"".join(whole))) == ["After", "And on"]
 
 
-def test_a_stream_socket_as_the_journals_of_systemd() -> None:
+def test_a_stream_socket_like_that_of_systemd_journald() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         log = Logger.open(PLAIN, stream_fd=ours.fileno())
@@ -327,8 +327,8 @@ def test_a_stream_socket_as_the_journals_of_systemd() -> None:
         assert [line["number"] for line in arrived] == [str(number % 10) for number in range(len(arrived))]
         assert 0 < len(arrived) < 2000
         log.info("After")
-        told, after = read_lines(theirs.fileno())
-        assert int(told["count"]) == 2000 - len(arrived) and after["msg"] == "After"
+        report, after = read_lines(theirs.fileno())
+        assert int(report["count"]) == 2000 - len(arrived) and after["msg"] == "After"
         assert ours.getblocking()
 
 
@@ -384,7 +384,7 @@ def test_lines_of_many_processes_stay_whole() -> None:
         assert numbers == sorted(set(numbers))
 
 
-def test_a_child_does_not_tell_its_parents_loss(pipe: tuple[int, int]) -> None:
+def test_a_child_does_not_report_its_parents_loss(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     log = Logger.open(PLAIN, stream_fd=writing)
     for _ in range(5):

@@ -25,7 +25,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+def untrusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("theirs"))
 
 
@@ -59,8 +59,8 @@ def test_a_trusted_one(made, authority: Authority, newest: str):
 
 
 @WAYS
-def test_a_stranger(made, authority: Authority, stranger: Authority):
-    with served(stranger) as backend, made(trusting(authority.certificate)) as way:
+def test_a_server_of_an_untrusted_authority(made, authority: Authority, untrusted: Authority):
+    with served(untrusted) as backend, made(trusting(authority.certificate)) as way:
         assert way.outcome(backend.url()).error == "SSLError"
         assert backend.count() == 0
 
@@ -86,11 +86,11 @@ def test_an_expired_one(made, authority: Authority):
         assert way.outcome(backend.url()).error == "SSLError"
 
 
-def test_a_context_that_checks_nothing(stranger: Authority):
+def test_a_context_that_checks_nothing(untrusted: Authority):
     context = trusting()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with served(stranger, "elsewhere.example") as backend, ours(context) as way:
+    with served(untrusted, "elsewhere.example") as backend, ours(context) as way:
         assert way.outcome(backend.url()).body == b"ok"
 
 
@@ -119,8 +119,8 @@ def test_no_client_certificate(authority: Authority, newest: str, way: Way):
 
 
 @WAYS
-def test_a_stranger_s_client_certificate(made, authority: Authority, stranger: Authority):
-    pair = stranger.client("mail.example")
+def test_a_client_certificate_of_an_untrusted_authority(made, authority: Authority, untrusted: Authority):
+    pair = untrusted.client("mail.example")
     context = trusting(authority.certificate, pair.certificate, pair.key)
     with served(authority, newest="1.2", client_ca=authority.certificate) as backend, made(context) as way:
         assert way.outcome(backend.url()).error in ("SSLError", "ConnectionError")

@@ -1,10 +1,9 @@
-"""The descent, made for real in children: who they are afterwards, and that there is no way back."""
+"""The drop of privileges, made for real in child processes: what they are afterwards, and that root cannot be regained."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import pwd
 import resource
 import shutil
 import socket
@@ -28,7 +27,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A directory that can be a jail for anybody."""
+    """A directory that can be a chroot for any user."""
     directory = Path(tempfile.mkdtemp(dir="/tmp"))
     directory.chmod(0o755)
     (directory / "etc").mkdir()
@@ -44,13 +43,6 @@ def status() -> dict[str, str]:
     return {name: " ".join(value.split()) for name, _, value in (line.partition(":") for line in lines)}
 
 
-def refusal(user: str, group: str, chroot: str) -> SetupError:
-    with pytest.raises(SetupError) as caught:
-        jail.resolve(user, group, chroot)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
 def as_nobody(work: Callable[[], object]) -> object:
     """What `work` returns in a child that is nobody, without any other right."""
 
@@ -63,157 +55,7 @@ def as_nobody(work: Callable[[], object]) -> object:
     return in_child(child)
 
 
-# --- who
-
-
-def test_a_user_brings_its_group_and_groups() -> None:
-    needs("root")
-    nobody = pwd.getpwnam("nobody")
-    identity = jail.resolve("nobody", "", "")
-    assert identity == Identity(nobody.pw_uid, nobody.pw_gid, (nobody.pw_gid,), "nobody", "nogroup", True)
-    assert not identity.stays_root
-
-
-def test_the_groups_are_all_that_the_user_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs("root")
-    monkeypatch.setattr(os, "getgrouplist", lambda user, gid: [gid, 5, 3, 5])
-    assert jail.resolve("nobody", "daemon", "").groups == (1, 3, 5)
-
-
-def test_a_group_can_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs("root")
-    identity = jail.resolve("nobody", "daemon", "")
-    assert (identity.gid, identity.group) == (1, "daemon")
-
-
-def test_numbers_stand_for_names() -> None:
-    needs("root")
-    assert jail.resolve(str(NOBODY), "1", "") == jail.resolve("nobody", "daemon", "")
-
-
-def test_a_group_alone_clears_the_others_and_gives_up_roots_rights() -> None:
-    needs("root")
-    assert jail.resolve("", "daemon", "") == Identity(0, 1, (1,), "root", "daemon", True)
-
-
-def test_root_that_is_asked_for_nothing_stays() -> None:
-    needs("root")
-    identity = jail.resolve("", "", "")
-    assert (identity.uid, identity.gid, identity.stays_root) == (0, 0, True)
-
-
-@pytest.mark.parametrize(
-    ("user", "group", "reason"),
-    [
-        ("no-such-user", "", "run_as_user no-such-user: there is no such user"),
-        ("4294967290", "", "run_as_user 4294967290: there is no such user"),
-        ("99999999999999999999", "", "run_as_user 99999999999999999999: there is no such user"),
-        ("nobody", "no-such-group", "run_as_group no-such-group: there is no such group"),
-        ("", "4294967290", "run_as_group 4294967290: there is no such group"),
-    ],
-)
-def test_names_that_nobody_has(user: str, group: str, reason: str) -> None:
-    failure = refusal(user, group, "")
-    assert str(failure) == reason and not failure.permission
-
-
-@pytest.mark.parametrize(
-    ("user", "group", "chroot", "reason"),
-    [
-        ("daemon", "", "", "run_as_user daemon: only root can become another user"),
-        ("root", "", "", "run_as_user root: only root can become another user"),
-        ("", "daemon", "", "run_as_group daemon: only root can take another group"),
-        ("", "", "/tmp", "chroot /tmp: only root can change the root directory"),
-    ],
-)
-def test_without_root_nothing_else_can_be_asked_for(user: str, group: str, chroot: str, reason: str) -> None:
-    needs("root")
-
-    def work() -> tuple[str, bool]:
-        failure = refusal(user, group, chroot)
-        return str(failure), failure.permission
-
-    assert as_nobody(work) == (reason, True)
-
-
-@pytest.mark.parametrize(("user", "group"), [("", ""), ("nobody", ""), ("nobody", "nogroup"), ("", str(NOBODY))])
-def test_without_root_one_may_ask_for_what_one_is(user: str, group: str) -> None:
-    needs("root")
-    assert as_nobody(lambda: jail.resolve(user, group, "")) == Identity(NOBODY, NOBODY, (), "nobody", "nogroup", False)
-
-
-def test_an_account_without_a_name_is_no_hindrance() -> None:
-    needs("root")
-
-    def work() -> Identity:
-        os.setgroups([])
-        os.setresgid(54321, 54321, 54321)
-        os.setresuid(54321, 54321, 54321)
-        identity = jail.resolve("", "", "")
-        jail.drop(identity)
-        return identity
-
-    assert in_child(work) == Identity(54321, 54321, (), "54321", "54321", False)
-
-
-# --- where
-
-
-def test_a_jail_with_its_three_files(root: Path) -> None:
-    needs("root")
-    assert jail.missing(str(root)) == []
-    assert jail.resolve("nobody", "", str(root)).drops
-
-
-def test_a_jail_that_lacks_files_is_refused_with_their_names(root: Path) -> None:
-    needs("root")
-    (root / "etc/hosts").unlink()
-    (root / "etc/nsswitch.conf").unlink()
-    failure = refusal("nobody", "", str(root))
-    assert str(failure) == f"chroot {root}: it must contain etc/hosts, etc/nsswitch.conf" and not failure.permission
-
-
-@pytest.mark.parametrize(
-    ("path", "part"),
-    [
-        ("/no/such/place", "there is no such directory"),
-        ("/etc/passwd", "there is no such directory"),
-        ("relative", "must be an absolute path"),
-    ],
-)
-def test_places_that_are_no_jail(path: str, part: str) -> None:
-    needs("root")
-    assert part in str(refusal("nobody", "", path))
-
-
-def test_links_are_followed_as_the_jail_will_see_them(root: Path) -> None:
-    (root / "run").mkdir()
-    (root / "run/resolv.conf").write_text("")
-    for target, found in [
-        ("/run/resolv.conf", True),  # there is one inside
-        ("../run/resolv.conf", True),
-        ("../../../../../run/resolv.conf", True),
-        ("/etc/../etc/hosts", True),
-        ("/etc/passwd", False),  # there is one outside only
-        (f"{root}/etc/hosts", False),
-        ("hosts/../hosts", False),
-        ("resolv.conf", False),
-        ("/run", False),
-    ]:
-        (root / "etc/resolv.conf").unlink()
-        (root / "etc/resolv.conf").symlink_to(target)
-        assert (jail.missing(str(root)) == []) == found, target
-
-
-@pytest.mark.parametrize("kind", ["directory", "pipe"])
-def test_what_is_no_regular_file_is_missing(kind: str, root: Path) -> None:
-    (root / "etc/hosts").unlink()
-    make = {"directory": os.mkdir, "pipe": os.mkfifo}[kind]
-    make(root / "etc/hosts")
-    assert jail.missing(str(root)) == ["etc/hosts"]
-
-
-def test_files_that_the_user_cannot_read_are_told_after_the_descent(root: Path) -> None:
+def test_files_that_the_user_cannot_read_are_an_error_after_the_drop(root: Path) -> None:
     needs("root")
     (root / "etc/hosts").chmod(0o600)
 
@@ -229,9 +71,6 @@ def test_files_that_the_user_cannot_read_are_told_after_the_descent(root: Path) 
     (root / "etc/hosts").chmod(0o644)
     with pytest.raises(ChildFailed, match="DID NOT RAISE"):
         in_child(work)
-
-
-# --- the descent
 
 
 def test_afterwards_every_id_is_the_users_and_nothing_of_root_is_left() -> None:
@@ -293,7 +132,7 @@ def test_a_set_user_id_program_grants_nothing() -> None:
         shutil.rmtree(directory)
 
 
-def test_nobody_else_can_look_into_the_process() -> None:
+def test_no_other_user_can_read_the_memory_of_the_process() -> None:
     needs("root")
 
     def work() -> bool:
@@ -312,7 +151,7 @@ def test_nobody_else_can_look_into_the_process() -> None:
     assert in_child(work) is False
 
 
-def test_root_cannot_be_had_back() -> None:
+def test_root_cannot_be_regained() -> None:
     needs("root")
 
     def work() -> list[str]:
@@ -346,7 +185,7 @@ def succeeds(attempt: Callable[[], object]) -> bool:
     return True
 
 
-def test_the_jail_has_no_way_out(root: Path) -> None:
+def test_the_chroot_cannot_be_left(root: Path) -> None:
     needs("root")
     inside = root.stat()
 
@@ -382,7 +221,7 @@ def test_the_jail_has_no_way_out(root: Path) -> None:
     }
 
 
-def test_root_in_a_jail_has_no_way_out_either(root: Path) -> None:
+def test_root_cannot_leave_the_chroot_either(root: Path) -> None:
     needs("root")
 
     def work() -> tuple[int, bool, bool, bool]:
@@ -410,7 +249,7 @@ def test_entering_what_cannot_be_entered() -> None:
     assert as_nobody(work) == ("chroot /tmp: Operation not permitted", True)
 
 
-def test_root_that_stays_keeps_its_rights_but_dumps_no_core() -> None:
+def test_root_that_stays_keeps_its_privileges_but_dumps_no_core() -> None:
     needs("root")
 
     def work() -> tuple[bool, dict[str, str]]:
@@ -422,7 +261,7 @@ def test_root_that_stays_keeps_its_rights_but_dumps_no_core() -> None:
     assert same and fields["NoNewPrivs"] == "1" and fields["Uid"] == "0 0 0 0"
 
 
-def test_without_root_nothing_is_asked_for_but_everything_is_given_up() -> None:
+def test_without_root_the_ids_stay_and_everything_else_is_dropped() -> None:
     needs("root")
 
     def work() -> tuple[dict[str, str], tuple[int, int]]:
@@ -439,7 +278,7 @@ def test_without_root_nothing_is_asked_for_but_everything_is_given_up() -> None:
     assert fields["NoNewPrivs"] == "1" and core == (0, 0) and fields["Groups"] == "4"
 
 
-def test_ambient_capabilities_are_given_up() -> None:
+def test_ambient_capabilities_are_dropped() -> None:
     needs("root")
     bind_service = 10
 
@@ -459,7 +298,7 @@ def test_ambient_capabilities_are_given_up() -> None:
     assert in_child(work) == (1 << bind_service, 0)
 
 
-# --- nothing goes wrong in silence
+# -- a step that fails is noticed ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -481,7 +320,7 @@ def test_a_call_that_does_nothing_is_noticed(call: str, claim: str) -> None:
     ("call", "claim"),
     [("clear_capabilities", "capabilities"), ("forbid_new_privileges", "new privileges"), ("forbid_dumps", "dumps")],
 )
-def test_a_right_that_stays_is_noticed(call: str, claim: str) -> None:
+def test_a_right_that_remains_is_noticed(call: str, claim: str) -> None:
     needs("root")
 
     def work() -> str:
@@ -505,7 +344,7 @@ def noted(setresuid: Callable[[int, int, int], None]) -> Callable[[int, int, int
     return call
 
 
-def test_a_way_back_is_noticed() -> None:
+def test_a_way_to_regain_root_is_noticed() -> None:
     needs("root")
 
     def work() -> str:
@@ -521,7 +360,7 @@ def test_a_way_back_is_noticed() -> None:
     assert "user ids" in text and "setuid to root succeeded" in text
 
 
-def test_a_descent_that_the_kernel_refuses_is_an_error_in_one_line() -> None:
+def test_a_drop_that_the_kernel_refuses_is_an_error_in_one_line() -> None:
     needs("root")
 
     def work() -> tuple[str, bool]:
@@ -549,7 +388,7 @@ def test_a_service_manager_that_allows_no_more_than_needed() -> None:
     assert in_child(work) == ((0, 0, 0, 0), True)
 
 
-def test_the_descent_needs_no_writable_code() -> None:
+def test_the_drop_needs_no_writable_code() -> None:
     """systemd's MemoryDenyWriteExecute=, as the kernel itself enforces it since Linux 6.3: PR_SET_MDWE."""
     needs("root")
     script = (
