@@ -77,6 +77,9 @@ class ConnectionHandler:
     def take(self, fd: int, connection: Connection) -> None:
         """Take a connection on which something was received. The handler must not hold another one."""
         self._connection, self.fd = connection, fd
+        listener = self._listeners.get(connection.endpoint)
+        if listener is not None and listener.kind == connection.kind:
+            connection.name = listener.name
         self._may_have_request = bool(connection.unread)
         self._active_at = time.monotonic()
         self._context.row.set_held(1)
@@ -92,15 +95,14 @@ class ConnectionHandler:
             self._epoll.modify(self.fd, events)
         self._watched_for = events
 
-    def idle_time_left(self) -> float | None:
-        """Seconds until the connection has been silent for too long; None without one, or if it may be silent."""
+    def idle_time_left(self, otherwise: float) -> float:
+        """Seconds until the connection has been silent for too long; `otherwise` without one, or if it may be silent."""
         if self._connection is None or self._connection.kind == DOVECOT_SASL:
-            return None
-        return self._active_at + self._idle_timeout - time.monotonic()
+            return otherwise
+        return max(0.0, self._active_at + self._idle_timeout - time.monotonic())
 
     def close_if_idle(self) -> None:
-        left = self.idle_time_left()
-        if left is not None and left <= 0:
+        if self.idle_time_left(1.0) <= 0:
             self._close("idle for too long")
 
     # -- serving ------------------------------------------------------------------------------------------------
@@ -128,9 +130,6 @@ class ConnectionHandler:
         if context.board.generation != context.generation:
             self.release()
             return Outcome.OUTDATED
-        listener = self._listeners.get(connection.endpoint)
-        if listener is not None and listener.kind == connection.kind:
-            connection.name = listener.name
         try:
             reply = self._services[connection.kind].handle(connection)
             self._active_at = time.monotonic()

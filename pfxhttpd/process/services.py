@@ -64,6 +64,7 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
         idle=server.http_client.idle_connection_timeout,
         max_idle=_idle_connections(server.http_client, context.pool.max_workers),
         limiter=context.connection_limit,
+        on_wait=status.show_entry,
     )
     if server.response_cache.enabled or any(map(providers_of, entries)):
         context.cache.connect(CACHE_TIMEOUT)

@@ -33,6 +33,9 @@ from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 FLUSH_DELAY = 0.01
 """Seconds without work after which pending writes go to the cache."""
 
+MAX_EVENTS = 16
+"""Events that one look returns at most. By default there is space for 1023, which costs an allocation of 12 kB each time."""
+
 _EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
@@ -56,6 +59,7 @@ class Worker:
         self._receiver = Receiver(context.ready)
         self._at_limit = False
         self._had_turn = False
+        self._idle_timeout = settings.server.client_idle_timeout
         self._leaving = self._draining = False
         limit = context.pool.max_requests
         self._last_request = limit + random.randrange(limit // 10 + 1) if limit else 0
@@ -129,12 +133,17 @@ class Worker:
 
     def _turn(self) -> None:
         """Wait for something, take it, serve one request."""
-        self._update_acceptor()
         handler = self._handler
+        self._update_acceptor()
         has_request = handler.has_request
-        events: Sequence[tuple[int, int]] = self._epoll.poll(0) if has_request or not handler.watched else ()
+        events: Sequence[tuple[int, int]] = (
+            self._epoll.poll(0, MAX_EVENTS) if has_request or not handler.watched else ()
+        )
         if not events and not has_request:
             events = self._sleep()
+        if len(events) == 1 and events[0][0] == handler.fd and not has_request:
+            self._after(handler.serve())  # the usual case: the client that this worker keeps has sent its next request
+            return
         arrivals = self._arrivals(events)
         if arrivals:
             handler.release()
@@ -149,10 +158,7 @@ class Worker:
         elif any(fd == handler.fd for fd, _ in events):
             self._after(handler.serve())
         elif not events:
-            self._context.row.beat(time.monotonic())
-            self._cache.flush()
-            self._transport.expire(time.monotonic())
-            handler.close_if_idle()
+            self._maintain()
 
     def _sleep(self) -> Sequence[tuple[int, int]]:
         """Wait for work, behind the other workers if this one has just had a turn."""
@@ -160,7 +166,15 @@ class Worker:
         self._status.show_idle()
         if self._had_turn:
             self._requeue()
-        return self._epoll.poll(self._sleep_timeout())
+        return self._epoll.poll(self._sleep_timeout(), MAX_EVENTS)
+
+    def _maintain(self) -> None:
+        """Nothing has happened for as long as `_sleep_timeout` said."""
+        now = time.monotonic()
+        self._context.row.beat(now)
+        self._cache.flush()
+        self._transport.expire(now)
+        self._handler.close_if_idle()
 
     def _after(self, outcome: Outcome) -> None:
         """What has to be done after a look at the connection, once its client has the reply."""
@@ -222,17 +236,14 @@ class Worker:
 
     def _sleep_timeout(self) -> float:
         """Seconds to sleep at most."""
-        due = [HEARTBEAT_INTERVAL]
-        idle_time_left = self._handler.idle_time_left()
-        if idle_time_left is not None:
-            due.append(idle_time_left)
-        if self._acceptor.paused:
-            due.append(RETRY_INTERVAL)
         if self._cache.pending:
-            due.append(FLUSH_DELAY)
-        if self._transport.next_expiry is not None:
-            due.append(self._transport.next_expiry)
-        return max(0.0, min(due))
+            return FLUSH_DELAY
+        timeout = RETRY_INTERVAL if self._acceptor.paused else HEARTBEAT_INTERVAL
+        if self._transport.idle_timeout < timeout and self._transport.open_connections:
+            timeout = self._transport.idle_timeout
+        if self._idle_timeout < timeout:
+            timeout = self._handler.idle_time_left(timeout)
+        return timeout
 
     def _send(self, message: bytes) -> None:
         try:

@@ -23,7 +23,7 @@ _BOM = b"\xef\xbb\xbf"
 class BackendResponse(NamedTuple):
     """A complete HTTP response. Header names are in lower case; the body is decompressed.
 
-    `document` is the body's JSON once `with_document` has read it.
+    `document` is the body's JSON where `read_document` has read it, else None.
     """
 
     status: int
@@ -52,16 +52,15 @@ def check_status(status: int) -> None:
         raise BackendError(f"backend answered with status code {status}", status=status)
 
 
-def with_document(entry: Entry, response: BackendResponse) -> BackendResponse:
-    """The response with its JSON read, if its status is one that the entry expects.
+def read_document(entry: Entry, status: int, body: bytes) -> JSON:
+    """The JSON of a response with a status that the entry expects; None for another status.
 
     Raises BackendError for a status that means a backend failure, and for a body that is no JSON.
     """
-    status, headers, body, _ = response
     if status in entry.status_codes:
-        return BackendResponse(status, headers, body, parse(body))
+        return parse(body)
     check_status(status)
-    return response
+    return None
 
 
 def _no_constant(name: str) -> None:
@@ -78,7 +77,11 @@ def parse(body: bytes) -> JSON:
     try:
         text = body.decode().strip(_BLANKS)
         document, end = _raw_decode(text)
-    except (ValueError, RecursionError):  # UnicodeDecodeError and numbers of too many digits are ValueErrors
+    except (
+        ValueError,
+        StopIteration,
+        RecursionError,
+    ):  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         raise BackendError("backend's answer is no JSON" if body else "backend's answer is empty") from None
     if end != len(text):
         raise BackendError("backend's answer has something behind its JSON")

@@ -62,19 +62,27 @@ class TemplateError(ValueError):
 class Template:
     """A parsed template. `static` is the rendered text where it is the same for every request, else None."""
 
-    __slots__ = ("_pattern", "_values", "static")
+    __slots__ = ("_parts", "_pattern", "_values", "static")
 
     static: bytes | None
+    _parts: tuple[str, Value, str] | None
 
     def __init__(self, pieces: list[str | Value]) -> None:
         self._pattern = "".join([piece.replace("%", "%%") if isinstance(piece, str) else "%s" for piece in pieces])
         self._values = tuple([piece for piece in pieces if not isinstance(piece, str)])
         self.static = None if self._values else (self._pattern % ()).encode("utf-8", "replace")
+        # Nearly every template has a single placeholder; putting two strings around it takes a third of the time.
+        before, _, after = self._pattern.partition("%s")
+        single = len(self._values) == 1 and "%%" not in self._pattern
+        self._parts = (before, self._values[0], after) if single else None
 
     def render(self, request: Request) -> bytes:
         """The text for this request. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         if self.static is not None:
             return self.static
+        if self._parts is not None:
+            before, value, after = self._parts
+            return (before + value(request) + after).encode("utf-8", "replace")
         return (self._pattern % tuple([value(request) for value in self._values])).encode("utf-8", "replace")
 
 

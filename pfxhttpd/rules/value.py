@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import Any, Final
 
 JSON = Any
@@ -24,7 +25,7 @@ def find(document: JSON, path: str) -> JSON:
     first match is taken. A path with dots is tried as one name that contains them, at the top level only.
     """
     node = document
-    for step in path.split("."):
+    for step in _steps(path):
         if type(node) is dict:
             node = node.get(step, MISSING)
             if node is MISSING:
@@ -38,6 +39,12 @@ def find(document: JSON, path: str) -> JSON:
     if "." not in path:
         return _search(document, path)
     return document.get(path, MISSING) if type(document) is dict else MISSING
+
+
+@lru_cache(maxsize=1024)
+def _steps(path: str) -> list[str]:
+    """The steps of a path. A configuration has few paths, and each is needed for every response of its entry."""
+    return path.split(".")
 
 
 def _search(document: JSON, name: str) -> JSON:

@@ -1,7 +1,7 @@
 """From a backend's response to the reply: what is a value, what is absence, and what is an error.
 
 Absence (`NOTFOUND`, `DUNNO`) comes only from a JSON document that the backend sent with an expected status. Responses
-that leave a doubt do not get here: `response.with_document` has raised BackendError for them.
+that leave a doubt do not get here: `response.read_document` has raised BackendError for them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DUNNO = PolicyVerdict(policy.DUNNO, False)
 
 
 def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
-    """The reply to a lookup in `entry`, from a response that `with_document` has read."""
+    """The reply to a lookup in `entry`, from a response with its document."""
     problem = _unexpected(entry, response)
     if problem:
         return _refused(problem)
@@ -57,7 +57,7 @@ def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
 
 
 def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
-    """The action for a policy request to `entry`, from a response that `with_document` has read."""
+    """The action for a policy request to `entry`, from a response with its document."""
     problem = _unexpected(entry, response)
     if problem:
         return PolicyVerdict(entry.failure_action, False, problem)

@@ -15,7 +15,7 @@ from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
 from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import ParsedResponse
 from pfxhttpd.io.transport.session import DirectSession
-from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, with_document
+from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.oidc.backend import BackendToken
@@ -94,8 +94,9 @@ class Backend:
 
         Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
         """
-        deadline = time.monotonic() + self.entry.timeout
-        self._status.begin(self.entry, deadline)
+        now = time.monotonic()
+        deadline = now + self.entry.timeout
+        self._status.begin(self.entry, now, deadline)
         try:
             if self._token is None:
                 return self._attempt(question, body, deadline)
@@ -119,22 +120,26 @@ class Backend:
         """One request, whose outcome the breaker counts."""
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
-        timed_out, succeeded = False, False
         try:
             response = self._send(question, body, deadline)
+            status, content = response.status_code, response.body
             if entry.kind != DOVECOT_SASL:
-                response = with_document(entry, response)
-            elif response.status not in entry.status_codes:
-                check_status(response.status)
-            succeeded = True
-            return response
+                answer = BackendResponse(status, _NO_HEADERS, content, read_document(entry, status, content))
+            else:
+                if status not in entry.status_codes:
+                    check_status(status)
+                answer = BackendResponse(status, _headers(response), content)
         except BackendError as error:
-            timed_out = error.timeout
+            breaker.record(decision, False, error.timeout)
             raise
-        finally:
-            breaker.record(decision, succeeded, timed_out)
+        except BaseException:
+            breaker.record(decision, False)
+            raise
+        if not breaker.healthy:
+            breaker.record(decision, True)
+        return answer
 
-    def _send(self, question: Question, body: bytes | None, deadline: float) -> BackendResponse:
+    def _send(self, question: Question, body: bytes | None, deadline: float) -> ParsedResponse:
         entry, request = self.entry, self._request
         if self._target.static is None:
             request.url = parse_url(self._target.render(question).decode()).url
@@ -146,11 +151,9 @@ class Backend:
         request.body = body
         timeout = max(0.0, deadline - time.monotonic())
         try:
-            response = self._session.send(request, timeout=timeout, proxies=self._proxies)
+            return self._session.send(request, timeout=timeout, proxies=self._proxies)
         except exceptions.RequestException as error:
             raise _backend_error(error) from error
-        headers = _headers(response) if entry.kind == DOVECOT_SASL else _NO_HEADERS
-        return BackendResponse(response.status_code, headers, response.content)
 
 
 def _headers(response: ParsedResponse) -> dict[str, str]:

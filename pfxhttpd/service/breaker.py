@@ -48,6 +48,11 @@ class SharedBreaker:
         self._target, self._log = target, logger
         self._timed_out_at = -math.inf
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the breaker is closed and counts no failure; then a success has not to be recorded."""
+        return self._row.healthy
+
     def acquire(self) -> int:
         """The decision to send a request, to be handed to `record`. Raises BreakerOpen when none may be sent."""
         row = self._row

@@ -7,7 +7,6 @@ longer than the transport's first wait (`io.transport`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from setproctitle import setproctitle
@@ -25,13 +24,17 @@ class WorkerStatus:
         self._idle_title = self._prefix + "idle"
         self._shown = ""
         self._entry: Entry | None = None
+        self._named: Entry | None = None
+        """The entry whose name is in the row."""
         self._names = {id(entry): padded(entry.name) for entry in entries}
 
-    def begin(self, entry: Entry, deadline: float) -> None:
-        """A request to the entry's backend begins; it ends at `deadline` (monotonic seconds) at the latest."""
+    def begin(self, entry: Entry, now: float, deadline: float) -> None:
+        """A request to the entry's backend begins now; it ends at `deadline` at the latest (monotonic seconds)."""
         self._entry = entry
-        self._row.busy(self._names[id(entry)], time.monotonic(), deadline)
-        self.show_entry()
+        if entry is not self._named:
+            self._named = entry
+            self._row.name(self._names[id(entry)])
+        self._row.busy(now, deadline)
 
     def end(self) -> None:
         """The request has ended."""

@@ -70,7 +70,8 @@ def test_one_that_arrives_before_it_is_counted_as_given_is_no_debt(board):
 
 def test_a_row_that_is_free_again_begins_at_nothing(board):
     row, worker = allocate_worker(board, slot=1)
-    worker.busy(padded("users"), 1.0, 2.0)
+    worker.name(padded("users"))
+    worker.busy(1.0, 2.0)
     worker.count_request()
     worker.count_taken()
     board.release_worker(row)
@@ -120,7 +121,8 @@ def test_the_generation_is_everybodys(board):
 @pytest.mark.parametrize("name", ["users", "x" * 100, "ü" * 100, ""])
 def test_a_name_is_shown_as_far_as_there_is_room(board, name):
     row, worker = allocate_worker(board)
-    worker.busy(padded(name), 1.0, 2.0)
+    worker.name(padded(name))
+    worker.busy(1.0, 2.0)
     worker.count_request()
     shown = board.view(row).entry.rstrip("\ufffd")
     assert name.startswith(shown) and len(shown.encode()) >= min(len(name.encode()), 39)

@@ -11,7 +11,6 @@ import pytest
 from kit.scripted import Idle, Receive, ReceiveEnd, Reset, Scripted, Send, Signal, WaitFor
 from kit.transports import Way, ours, stock
 
-from pfxhttpd.io.transport import adapter
 from pfxhttpd.io.transport.response import ResponseParser
 
 BODY = b'{"result": "x"}'
@@ -181,14 +180,13 @@ def test_bytes_that_arrive_while_the_next_request_is_prepared_are_no_answer(
         assert asked(our_way, server.url) == b"one"
         (connection,) = our_way.adapter._pool.values()
 
-        class LateParser(ResponseParser):
-            def __init__(self, limit: int) -> None:
-                super().__init__(limit)
-                monkeypatch.undo()
-                server.go("go")
-                assert connection.stream._poll.poll(10_000), "nothing arrived"
+        def begin_late(parser: ResponseParser) -> None:
+            monkeypatch.undo()
+            parser.begin()
+            server.go("go")
+            assert connection.stream._poll.poll(10_000), "nothing arrived"
 
-        monkeypatch.setattr(adapter, "ResponseParser", LateParser)
+        monkeypatch.setattr(ResponseParser, "begin", begin_late)
         assert asked(our_way, server.url) == b"two"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
 from pfxhttpd.rules import verdict as rules
-from pfxhttpd.rules.response import BackendError, BackendResponse, parse, with_document
+from pfxhttpd.rules.response import BackendError, BackendResponse, parse, read_document
 from pfxhttpd.rules.verdict import MapVerdict, PolicyVerdict, check, failure_reply
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.socketmap import SocketMapReply
@@ -22,12 +22,16 @@ POLICY = Entry(POLICY_SERVICE, "demo", "http://h/", value_field="action", error_
 FAILED = "DEFER later"
 
 
+def read(entry: Entry, response: BackendResponse) -> BackendResponse:
+    return response._replace(document=read_document(entry, response.status, response.body))
+
+
 def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
-    return rules.map_reply(entry, with_document(entry, response))
+    return rules.map_reply(entry, read(entry, response))
 
 
 def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
-    return rules.policy_action(entry, with_document(entry, response))
+    return rules.policy_action(entry, read(entry, response))
 
 
 def answer(body: Any, status: int = 200) -> BackendResponse:

@@ -62,6 +62,7 @@ def test_the_title_of_each_process_tells_what_it_does(serve, backend):
         one.send("users", SECRET)
         other.send("users", SECRET)
         wait_status(shop.daemon, busy(2), "two workers to be busy")
+        until(lambda: str(shop.titles()).count(" users'") == 2, "titles to name what lasts")
         titles = shop.titles()
         assert "pfxhttpd: worker 1/1 busy_one users" in titles
         assert len([title for title in titles if re.fullmatch(r"pfxhttpd: worker ./2 global users", title)]) == 1

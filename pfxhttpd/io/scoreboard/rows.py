@@ -26,11 +26,14 @@ class WorkerRow:
         self._requests, self._held, self._taken = base + self.REQUESTS, base + self.HELD, base + self.TAKEN
         self._given = base + self.GIVEN
 
-    def busy(self, entry: bytes, now: float, deadline: float) -> None:
+    def name(self, entry: bytes) -> None:
+        """The next requests are for this entry, a name that is `padded`."""
+        self._cells.write_name(self._base, entry)
+
+    def busy(self, now: float, deadline: float) -> None:
         """A request has begun. The master kills a worker that is still busy well past `deadline` (monotonic seconds)."""
         self._floats[self._since] = now
         self._floats[self._deadline] = deadline
-        self._cells.write_name(self._base, entry)
         self._ints[self._state] = BUSY
 
     def idle(self) -> None:

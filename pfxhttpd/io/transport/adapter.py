@@ -17,7 +17,7 @@ from urllib3.util import Url, parse_url
 from pfxhttpd.io.transport.dial import dial, proxy_authorization
 from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import MAX_BODY, ParsedResponse, ResponseParser, TooLarge
-from pfxhttpd.io.transport.stream import Stream
+from pfxhttpd.io.transport.stream import OnWait, Stream, ignore_wait
 
 __all__ = ["ConnectionLimit", "RenderedRequest", "TooLarge", "Transport"]
 
@@ -32,6 +32,8 @@ Origin = tuple[str, str, int]
 class ConnectionLimit(Protocol):
     """Limits the connections to an origin; `io.connection_limit` implements it for all workers together."""
 
+    scarce: bool
+    """Whether there are fewer permits than processes that may want one."""
     linger: float
     """Seconds for which an idle connection may be kept at most, since another worker may need it."""
 
@@ -45,6 +47,7 @@ class ConnectionLimit(Protocol):
 
 
 class _Unlimited:
+    scarce = False
     linger = float("inf")
 
     def acquire(self, origin: Origin, deadline: float) -> Hashable:
@@ -58,12 +61,13 @@ class _Unlimited:
 
 
 class _PooledConnection:
-    """A connection, its permit, and when its last response was complete (monotonic seconds; 0: there was none yet)."""
+    """A connection, the parser of its responses, its permit, and when its last response was complete (monotonic seconds;
+    0: there was none yet)."""
 
-    __slots__ = ("permit", "stream", "used")
+    __slots__ = ("parser", "permit", "stream", "used")
 
-    def __init__(self, stream: Stream, permit: Any) -> None:
-        self.stream, self.permit, self.used = stream, permit, 0.0
+    def __init__(self, stream: Stream, parser: ResponseParser, permit: Any) -> None:
+        self.stream, self.parser, self.permit, self.used = stream, parser, permit, 0.0
 
 
 class ConnectionLost(Exception):
@@ -85,12 +89,14 @@ class Transport(BaseAdapter):
         max_idle: int = 20,
         limit: int = MAX_BODY,
         limiter: ConnectionLimit | None = None,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
+        """`on_wait` is called when a response takes longer than `stream.FIRST_WAIT`."""
         super().__init__()
         context.set_alpn_protocols(["http/1.1"])
-        self._limiter = limiter or _Unlimited()
+        self._limiter, self._on_wait = limiter or _Unlimited(), on_wait
         self._context, self._max_idle, self._limit = context, max_idle, limit
-        self._idle = min(idle, self._limiter.linger)
+        self.idle_timeout = min(idle, self._limiter.linger)
         self._pool: OrderedDict[Hashable, _PooledConnection] = OrderedDict()
         self._proxies: dict[str, Url] = {}
         self._next_look = 0.0
@@ -149,13 +155,13 @@ class Transport(BaseAdapter):
     @property
     def next_expiry(self) -> float | None:
         """Seconds after which `expire` is to be called if nothing was sent; None when no connection is pooled."""
-        return self._idle if self._pool else None
+        return self.idle_timeout if self._pool else None
 
     def expire(self, now: float) -> None:
         """Close the connections that have been idle for too long."""
         while self._pool:
             key, connection = next(iter(self._pool.items()))
-            if now - connection.used < self._idle:
+            if now - connection.used < self.idle_timeout:
                 break
             del self._pool[key]
             self._drop(connection)
@@ -169,7 +175,7 @@ class Transport(BaseAdapter):
         connection = self._pool.pop(key, None)
         if connection is None:
             return None
-        if time.monotonic() - connection.used < self._idle:
+        if time.monotonic() - connection.used < self.idle_timeout:
             return connection
         self._drop(connection)
         return None
@@ -180,7 +186,8 @@ class Transport(BaseAdapter):
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            return _PooledConnection(dial(origin, deadline, self._context, proxy), permit)
+            stream = dial(origin, deadline, self._context, proxy, self._on_wait)
+            return _PooledConnection(stream, ResponseParser(self._limit), permit)
         except BaseException:
             self._limiter.release(permit)
             raise
@@ -207,17 +214,19 @@ class Transport(BaseAdapter):
         A response that arrived before the request was sent does not answer it. The pooled connection is checked for one
         as late as possible, directly before sending; what a backend sends unasked after that cannot be told apart.
         """
-        stream, parser, reusable = connection.stream, ResponseParser(self._limit), False
+        stream, parser, reusable = connection.stream, connection.parser, False
         try:
-            if connection.used and not stream.is_idle:
-                raise ConnectionLost
+            if connection.used:
+                parser.begin()
+                if not stream.is_idle:
+                    raise ConnectionLost
             stream.write(message)
             _read_response(stream, parser, deadline)
             reusable = (
                 parser.reusable
                 and not parser.surplus
                 and stream.flushed
-                and not self._limiter.is_contended(connection.permit)
+                and not (self._limiter.scarce and self._limiter.is_contended(connection.permit))
             )
             return ParsedResponse(parser, request)
         finally:

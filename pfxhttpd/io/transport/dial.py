@@ -19,31 +19,36 @@ from requests import exceptions
 from urllib3.util import Url
 
 from pfxhttpd.io.transport.response import MAX_BODY, ResponseParser
-from pfxhttpd.io.transport.stream import Stream, TcpStream, TlsStream
+from pfxhttpd.io.transport.stream import OnWait, Stream, TcpStream, TlsStream
 
 Address = tuple[Any, ...]
 
 
-def dial(origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, proxy: Url | None) -> Stream:
+def dial(
+    origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, proxy: Url | None, on_wait: OnWait
+) -> Stream:
     """A stream that is ready for a request to the origin, with TLS for `https`.
 
     With a proxy, it leads through the proxy's tunnel for `https`, and to the proxy itself for `http` (whose request line
     then has the whole URL).
-    Raises `requests.exceptions.ConnectTimeout`, `SSLError`, `ProxyError`, `ConnectionError`.
+    `on_wait` is the stream's. Raises `requests.exceptions.ConnectTimeout`, `SSLError`, `ProxyError`, `ConnectionError`.
     """
     scheme, host, port = origin
     if proxy is None:
-        stream: Stream = TcpStream(connect(host, port, deadline))
+        stream: Stream = TcpStream(connect(host, port, deadline), on_wait)
     else:
-        stream = _connect_proxy(proxy, origin, deadline, context)
+        stream = _connect_proxy(proxy, origin, deadline, context, on_wait)
     return _start_tls(stream, context, host, deadline) if scheme == "https" else stream
 
 
-def _connect_proxy(proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext) -> Stream:
+def _connect_proxy(
+    proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, on_wait: OnWait
+) -> Stream:
     """A stream to the proxy, or through its tunnel if the origin's own TLS is to follow."""
     name = (proxy.host or "").strip("[]")
     try:
-        stream: Stream = TcpStream(connect(name, proxy.port or (443 if proxy.scheme == "https" else 80), deadline))
+        port = proxy.port or (443 if proxy.scheme == "https" else 80)
+        stream: Stream = TcpStream(connect(name, port, deadline), on_wait)
         if proxy.scheme == "https":
             stream = _start_tls(stream, context, name, deadline)
         if origin[0] == "https":

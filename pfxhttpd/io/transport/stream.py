@@ -12,10 +12,24 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 READ_SIZE = 65536
+FIRST_WAIT = 0.05
+"""Seconds that a read waits in the kernel alone (socket(7), SO_RCVTIMEO). The usual response arrives in that time, and costs
+one system call; a later one is waited for with poll(2), until the deadline."""
+
+_FIRST_WAIT = struct.pack("@ll", 0, int(FIRST_WAIT * 1_000_000))
+
+OnWait = Callable[[], None]
+"""Called when a response takes longer than FIRST_WAIT."""
+
+
+def ignore_wait() -> None:
+    """Nothing has to be done when a response takes longer."""
 
 
 class Stream(Protocol):
@@ -42,13 +56,14 @@ class Stream(Protocol):
 
 
 class TcpStream:
-    """A connected TCP socket, which becomes non-blocking."""
+    """A connected TCP socket. It sends without blocking; it receives as FIRST_WAIT says."""
 
-    __slots__ = ("_poll", "_sock", "_unsent")
+    __slots__ = ("_on_wait", "_poll", "_sock", "_unsent")
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+    def __init__(self, sock: socket.socket, on_wait: OnWait = ignore_wait) -> None:
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _FIRST_WAIT)
+        self._sock, self._on_wait = sock, on_wait
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._unsent = memoryview(b"")
@@ -58,7 +73,7 @@ class TcpStream:
             self._unsent = memoryview(bytes(self._unsent) + data)
             return
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -69,6 +84,11 @@ class TcpStream:
             self._poll.modify(self._sock, select.POLLIN | select.POLLOUT)
 
     def read(self, deadline: float) -> bytes:
+        if deadline - time.monotonic() > FIRST_WAIT and not self._unsent:
+            try:
+                return self._sock.recv(READ_SIZE)
+            except BlockingIOError:
+                self._on_wait()
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -78,13 +98,13 @@ class TcpStream:
                     self._send_more()
                 if event & ~select.POLLOUT:
                     try:
-                        return self._sock.recv(READ_SIZE)
+                        return self._sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
                     except BlockingIOError:
                         continue
 
     def _send_more(self) -> None:
         try:
-            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+            self._unsent = self._unsent[self._sock.send(self._unsent, socket.MSG_DONTWAIT) :]
             broken = False
         except BlockingIOError:
             return
