@@ -56,16 +56,13 @@ class Acceptor:
         self._epoll, self._events, self._board, self._log = epoll, events, board, logger
         self._listeners: dict[int, tuple[socket.socket, tuple[str, str, str]]] = {}
         self._accepting = False
+        self.paused = False
+        """Whether clients may be waiting in the backlog although there are listeners."""
         self._retry_at = 0.0
         self._logged_at = -LOG_INTERVAL
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._listeners
-
-    @property
-    def paused(self) -> bool:
-        """Whether clients may be waiting in the backlog although there are listeners."""
-        return bool(self._listeners) and not self._accepting
 
     def replace(self, listeners: Iterable[tuple[socket.socket, tuple[str, str, str]]], logger: Logger) -> None:
         """Use other listeners, each with the kind, name and endpoint of its connections; close the old ones here."""
@@ -75,6 +72,7 @@ class Acceptor:
         for sock, _ in self._listeners.values():
             sock.close()
         self._listeners = {sock.fileno(): (sock, identity) for sock, identity in kept}
+        self.paused = bool(self._listeners)
 
     def update(self, allowed: bool) -> None:
         """Accept if it is `allowed`, unless descriptors were lacking a moment ago."""
@@ -83,7 +81,7 @@ class Acceptor:
             self._retry_at = 0.0
             for fd in self._listeners:
                 self._epoll.register(fd, self._events)
-            self._accepting = True
+            self._accepting, self.paused = True, False
         elif not wanted:
             self._unregister()
 
@@ -97,7 +95,7 @@ class Acceptor:
     def _unregister(self) -> None:
         for fd in self._listeners if self._accepting else ():
             self._epoll.unregister(fd)
-        self._accepting = False
+        self._accepting, self.paused = False, bool(self._listeners)
 
     def accept(self, fd: int) -> tuple[int, Connection] | None:
         """The new connection and its descriptor; None if there is none, or if the listener was shut down.

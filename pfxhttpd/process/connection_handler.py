@@ -58,21 +58,14 @@ class ConnectionHandler:
         self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._idle_timeout = settings.server.client_idle_timeout
         self._connection: Connection | None = None
-        self._may_have_request = False
         self._active_at = 0.0
         self._watched_for = 0
         self.fd = -1
         """The connection's descriptor; -1 without one."""
-
-    @property
-    def has_request(self) -> bool:
-        """Whether a complete request may be among what was received and not looked at."""
-        return self._may_have_request and self._connection is not None and not self._connection.unsent
-
-    @property
-    def watched(self) -> bool:
-        """Whether epoll reports events of the connection; true as well without one."""
-        return self._connection is None or self._watched_for > 0
+        self.has_request = False
+        """Whether a complete request may be among what was received and not looked at, and can be answered now."""
+        self.watched = True
+        """Whether epoll reports the events that the connection waits for; true as well without one."""
 
     def take(self, fd: int, connection: Connection) -> None:
         """Take a connection on which something was received. The handler must not hold another one."""
@@ -80,7 +73,8 @@ class ConnectionHandler:
         listener = self._listeners.get(connection.endpoint)
         if listener is not None and listener.kind == connection.kind:
             connection.name = listener.name
-        self._may_have_request = bool(connection.unread)
+        self.has_request = bool(connection.unread) and not connection.unsent
+        self.watched = False
         self._active_at = time.monotonic()
         self._context.row.set_held(1)
 
@@ -93,7 +87,7 @@ class ConnectionHandler:
             self._epoll.register(self.fd, events)
         elif self._watched_for != events:
             self._epoll.modify(self.fd, events)
-        self._watched_for = events
+        self._watched_for, self.watched = events, True
 
     def idle_time_left(self, otherwise: float) -> float:
         """Seconds until the connection has been silent for too long; `otherwise` without one, or if it may be silent."""
@@ -114,9 +108,9 @@ class ConnectionHandler:
             return Outcome.NOTHING
         try:
             if connection.unsent:
-                client_io.send(self.fd, connection)
+                self._send(connection, b"")
                 return Outcome.NOTHING
-            if self._may_have_request or client_io.receive(self.fd, connection):
+            if self.has_request or client_io.receive(self.fd, connection):
                 return self.answer()
         except CloseConnection as error:
             self._close(error.reason)
@@ -134,10 +128,9 @@ class ConnectionHandler:
             reply = self._services[connection.kind].handle(connection)
             self._active_at = time.monotonic()
             if reply is None:
-                self._may_have_request = False
+                self.has_request = False
                 return Outcome.NOTHING
-            self._may_have_request = bool(connection.unread)
-            client_io.send(self.fd, connection, reply)
+            self._send(connection, reply)
             return Outcome.ANSWERED
         except ProtocolError as error:
             self._close(f"malformed request: {error}")
@@ -146,6 +139,13 @@ class ConnectionHandler:
         except Exception as error:  # no input may end a worker: a defect of ours costs one connection
             self._close(f"internal error: {error_location(error)}", error=True)
         return Outcome.NOTHING
+
+    def _send(self, connection: Connection, reply: bytes) -> None:
+        """Send the reply. A client that does not take all of it is answered further only once it has."""
+        client_io.send(self.fd, connection, reply)
+        self.has_request = bool(connection.unread) and not connection.unsent
+        if connection.unsent or self._watched_for != select.EPOLLIN:
+            self.watched = self._watched_for == (select.EPOLLOUT if connection.unsent else select.EPOLLIN)
 
     # -- releasing ----------------------------------------------------------------------------------------------
 
@@ -187,5 +187,5 @@ class ConnectionHandler:
     def _clear(self) -> None:
         self._connection = None
         self.fd, self._watched_for = -1, 0
-        self._may_have_request = False
+        self.has_request, self.watched = False, True
         self._context.row.set_held(0)

@@ -57,7 +57,6 @@ class Worker:
             logger,
         )
         self._receiver = Receiver(context.ready)
-        self._at_limit = False
         self._had_turn = False
         self._idle_timeout = settings.server.client_idle_timeout
         self._leaving = self._draining = False
@@ -134,16 +133,15 @@ class Worker:
     def _turn(self) -> None:
         """Wait for something, take it, serve one request."""
         handler = self._handler
-        self._update_acceptor()
-        has_request = handler.has_request
-        events: Sequence[tuple[int, int]] = (
-            self._epoll.poll(0, MAX_EVENTS) if has_request or not handler.watched else ()
-        )
-        if not events and not has_request:
-            events = self._sleep()
-        if len(events) == 1 and events[0][0] == handler.fd and not has_request:
-            self._after(handler.serve())  # the usual case: the client that this worker keeps has sent its next request
-            return
+        if self._acceptor.paused:
+            self._update_acceptor()
+        if handler.has_request:
+            events: Sequence[tuple[int, int]] = self._epoll.poll(0, MAX_EVENTS)
+        else:
+            events = self._wait()
+            if len(events) == 1 and events[0][0] == handler.fd:
+                self._after(handler.serve())  # the usual case: the client that this worker keeps has sent a request
+                return
         arrivals = self._arrivals(events)
         if arrivals:
             handler.release()
@@ -153,23 +151,27 @@ class Worker:
             handler.take(*first)
             self._had_turn = True
             self._after(handler.serve())
-        elif has_request:
+        elif handler.has_request:
             self._after(handler.answer())
         elif any(fd == handler.fd for fd, _ in events):
             self._after(handler.serve())
         elif not events:
             self._maintain()
 
-    def _sleep(self) -> Sequence[tuple[int, int]]:
+    def _wait(self) -> Sequence[tuple[int, int]]:
         """Wait for work, behind the other workers if this one has just had a turn."""
-        self._handler.watch()
+        if not self._handler.watched:
+            events = self._epoll.poll(0, MAX_EVENTS)
+            if events:
+                return events
+            self._handler.watch()
         self._status.show_idle()
         if self._had_turn:
             self._requeue()
-        return self._epoll.poll(self._sleep_timeout(), MAX_EVENTS)
+        return self._epoll.poll(self._timeout(), MAX_EVENTS)
 
     def _maintain(self) -> None:
-        """Nothing has happened for as long as `_sleep_timeout` said."""
+        """Nothing has happened for as long as `_timeout` said."""
         now = time.monotonic()
         self._context.row.beat(now)
         self._cache.flush()
@@ -179,11 +181,10 @@ class Worker:
     def _after(self, outcome: Outcome) -> None:
         """What has to be done after a look at the connection, once its client has the reply."""
         if outcome is Outcome.ANSWERED:
-            row = self._context.row
-            row.count_request()
-            if row.requests == self._last_request:
+            if self._context.row.count_request() == self._last_request:
                 self._send(MAX_REQUESTS)
-            self._cache.flush_if_due()
+            if self._cache.pending:
+                self._cache.flush_if_due()
         elif outcome is Outcome.OUTDATED and not self._leaving:
             # The next generation serves; the message to leave is on its way.
             self._context.channel.setblocking(True)
@@ -217,25 +218,27 @@ class Worker:
         return arrivals
 
     def _accept(self, fd: int) -> tuple[int, Connection] | None:
-        self._at_limit = self._is_at_limit()
-        if self._at_limit:
-            self._context.board.declined = True
-            return None
-        return self._acceptor.accept(fd)
+        if self._may_accept():
+            return self._acceptor.accept(fd)
+        self._acceptor.update(allowed=False)
+        return None
 
-    def _is_at_limit(self) -> bool:
-        limit = self._context.max_connections
-        return self._context.board.connections >= limit and not self._limiter.reached("all", limit, self._log)
+    def _may_accept(self) -> bool:
+        """Nothing is accepted while the pool's queue is full, or the server holds all the connections that it may."""
+        context = self._context
+        if context.pool_row.waiting >= context.pool.max_queue:
+            return False
+        if context.board.connections >= context.max_connections:
+            context.board.declined = True
+            return self._limiter.reached("all", context.max_connections, self._log)
+        return True
 
     def _update_acceptor(self) -> None:
-        """Accept nothing while the pool's queue is full or the server holds all the connections it may."""
-        context = self._context
-        if self._at_limit:
-            self._at_limit = self._is_at_limit()
-        self._acceptor.update(not self._at_limit and context.pool_row.waiting < context.pool.max_queue)
+        """Accepting is paused; see whether it is possible again."""
+        self._acceptor.update(self._may_accept())
 
-    def _sleep_timeout(self) -> float:
-        """Seconds to sleep at most."""
+    def _timeout(self) -> float:
+        """Seconds to wait at most."""
         if self._cache.pending:
             return FLUSH_DELAY
         timeout = RETRY_INTERVAL if self._acceptor.paused else HEARTBEAT_INTERVAL

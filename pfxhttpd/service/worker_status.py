@@ -20,6 +20,8 @@ class WorkerStatus:
 
     def __init__(self, row: WorkerRow, title: str, entries: Iterable[Entry]) -> None:
         self._row = row
+        self.end = row.idle
+        """Called when the request has ended."""
         self._prefix = f"pfxhttpd: worker {title} "
         self._idle_title = self._prefix + "idle"
         self._shown = ""
@@ -35,10 +37,6 @@ class WorkerStatus:
             self._named = entry
             self._row.name(self._names[id(entry)])
         self._row.busy(now, deadline)
-
-    def end(self) -> None:
-        """The request has ended."""
-        self._row.idle()
 
     def show_entry(self) -> None:
         """The request in progress lasts; name its entry in the process title."""

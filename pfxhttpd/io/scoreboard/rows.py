@@ -43,9 +43,10 @@ class WorkerRow:
         """The heartbeat of a worker without a request (monotonic seconds)."""
         self._floats[self._since] = now
 
-    def count_request(self) -> None:
-        """One more request has been answered."""
-        self._ints[self._requests] += 1
+    def count_request(self) -> int:
+        """One more request has been answered; returns how many have."""
+        self._ints[self._requests] = count = self._ints[self._requests] + 1
+        return count
 
     def leaving(self) -> None:
         self._ints[self._state] = LEAVING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from requests import PreparedRequest, Response, Session
@@ -27,10 +27,12 @@ class DirectSession(Session):
     def get_adapter(self, url: str | bytes) -> Transport:
         return self._transport
 
-    def send(self, request: PreparedRequest, **options: Any) -> ParsedResponse:
-        """One exchange; `options` and the errors raised are those of `Transport.send`."""
-        options.pop("allow_redirects", None)
-        return self._transport.send(request, **options)
+    def send(
+        self, request: PreparedRequest, *, timeout: Any = None, proxies: Mapping[str, str] | None = None, **_: Any
+    ) -> ParsedResponse:
+        """One exchange. `timeout`, `proxies` and the errors raised are those of `Transport.send`; no other option has an
+        effect on it."""
+        return self._transport.send(request, timeout=timeout, proxies=proxies)
 
     def resolve_redirects(self, *args: Any, **more: Any) -> Iterator[Response]:
         return iter(())
