@@ -12,7 +12,7 @@ from pfxhttpd.io.cache.documents import ProviderState
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.child import Child
 from pfxhttpd.process.generation import Generation
-from pfxhttpd.rules.breaker import STATE_NAMES
+from pfxhttpd.rules.breaker import STATE_NAMES, BreakerState
 from pfxhttpd.service.backend import plain_target
 from pfxhttpd.service.oidc.provider import breaker_target
 
@@ -69,12 +69,12 @@ def snapshot(
         "pools": pools,
         "cache": {"enabled": generation.settings.server.response_cache.enabled, **board.cache.read()},
         "targets": [
-            _target(target, board.target(row).read(), now)
+            _target(target, BreakerState(*board.target(row).read()), now)
             for target, row in generation.targets.items()
             if target not in names
         ],
         "providers": [
-            _provider(uri, board.target(generation.targets[name]).read(), known.get(uri), now)
+            _provider(uri, BreakerState(*board.target(generation.targets[name]).read()), known.get(uri), now)
             for name, uri in names.items()
         ],
         "workers": sorted(workers, key=lambda worker: (worker["pool"], worker["process"])),
@@ -82,13 +82,13 @@ def snapshot(
     }
 
 
-def _target(target: str, breaker: tuple[int, int, float], now: float) -> dict[str, Any]:
-    state, failures, since = breaker
+def _target(target: str, breaker: BreakerState, now: float) -> dict[str, Any]:
+    state, failures, since, _ = breaker
     known = {"target": plain_target(target), "breaker": STATE_NAMES[state], "failures": failures}
     return known | ({"seconds": round(now - since, 3)} if state else {})
 
 
-def _provider(uri: str, breaker: tuple[int, int, float], state: ProviderState | None, now: float) -> dict[str, Any]:
+def _provider(uri: str, breaker: BreakerState, state: ProviderState | None, now: float) -> dict[str, Any]:
     """`keys` is None while none were fetched; `fetched` and `error_seconds` are seconds ago, None for never."""
     shown: dict[str, Any] = {"provider": plain_target(uri), "keys": None, "fetched": None, "error": ""}
     if state is not None:

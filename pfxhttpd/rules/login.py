@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import Entry
+from pfxhttpd.rules.breaker import SERVER_ERROR, Outcome, outcome_of
 from pfxhttpd.rules.response import BackendError, BackendResponse, check_status
 from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.text import account_error, one_line
@@ -76,10 +77,23 @@ def login_verdict(entry: Entry, response: BackendResponse, user: str) -> LoginAc
         error = account_error(account)
         return LoginRefused(error) if error else LoginAccepted(account)
     check_status(status)
-    reason = one_line(_header_text(response.headers, "auth-status") or "")
+    reason = _auth_status(response)
     if status == _UNAUTHORIZED or (status == _FORBIDDEN and not reason):
         raise CredentialsRefused(f"backend refused our credentials with status code {status}", status=status)
     return LoginRefused(reason or _NO_REASON)
+
+
+def login_outcome(entry: Entry, response: BackendResponse) -> Outcome:
+    """What the response to a login says about the backend. A 500 that says something about the user is no failure."""
+    status = response.status
+    if status in entry.status_codes or (status == SERVER_ERROR and _auth_status(response)):
+        return Outcome.SUCCESS
+    return outcome_of(status)
+
+
+def _auth_status(response: BackendResponse) -> str:
+    """The `Auth-Status` header as one line, "" if there is none."""
+    return one_line(_header_text(response.headers, "auth-status") or "")
 
 
 def _header_text(headers: Mapping[str, str], name: str) -> str | None:

@@ -15,7 +15,9 @@ from pfxhttpd.config.settings import DOVECOT_SASL, Entry, Server
 from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import ParsedResponse
 from pfxhttpd.io.transport.session import DirectSession
-from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, read_document
+from pfxhttpd.rules.breaker import Outcome, key_hash, outcome_of
+from pfxhttpd.rules.login import login_outcome
+from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.oidc.backend import BackendToken
@@ -90,8 +92,9 @@ class Backend:
         self._request = RenderedRequest.from_request(request)
 
     def query(self, question: Question, body: bytes | None = None) -> BackendResponse:
-        """The response to `question`; `body` replaces the rendered payload. Its JSON is read, but not for SASL entries.
+        """The response to `question`; `body` replaces the rendered payload.
 
+        The JSON of the response is read and its status code is checked, but not for SASL entries: `rules.login` does that.
         Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
         """
         now = time.monotonic()
@@ -120,24 +123,29 @@ class Backend:
         """One request, whose outcome the breaker counts."""
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
+        outcome = Outcome.SUCCESS
         try:
             response = self._send(question, body, deadline)
             status, content = response.status_code, response.body
             if entry.kind != DOVECOT_SASL:
                 answer = BackendResponse(status, _NO_HEADERS, content, read_document(entry, status, content))
             else:
-                if status not in entry.status_codes:
-                    check_status(status)
                 answer = BackendResponse(status, _headers(response), content)
+                outcome = login_outcome(entry, answer)
         except BackendError as error:
-            breaker.record(decision, False, error.timeout)
+            self._record(decision, outcome_of(error.status), question, error.timeout)
             raise
         except BaseException:
-            breaker.record(decision, False)
+            # A defect of ours. The backend is not known to be down, and the cause may be this question.
+            self._record(decision, Outcome.KEY_FAILURE, question)
             raise
-        if not breaker.healthy:
-            breaker.record(decision, True)
+        if outcome is not Outcome.SUCCESS or not breaker.healthy:
+            self._record(decision, outcome, question)
         return answer
+
+    def _record(self, decision: int, outcome: Outcome, question: Question, timed_out: bool = False) -> None:
+        key = key_hash(question, self.entry.cache_ignore) if outcome is Outcome.KEY_FAILURE else 0
+        self._breaker.record(decision, outcome, timed_out, key)
 
     def _send(self, question: Question, body: bytes | None, deadline: float) -> ParsedResponse:
         entry, request = self.entry, self._request

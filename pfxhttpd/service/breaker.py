@@ -21,6 +21,7 @@ from pfxhttpd.rules.breaker import (
     STATE_NAMES,
     BreakerRule,
     BreakerState,
+    Outcome,
     decide,
     record,
 )
@@ -92,10 +93,10 @@ class SharedBreaker:
         self._log_change(before, after)
         return decision
 
-    def record(self, decision: int, succeeded: bool, timed_out: bool = False) -> None:
-        """The outcome of a request for which `acquire` gave `decision`."""
+    def record(self, decision: int, outcome: Outcome, timed_out: bool = False, key: int = 0) -> None:
+        """The outcome of a request for which `acquire` gave `decision`. A KEY_FAILURE needs the `key_hash`."""
         row = self._row
-        if row.healthy and (succeeded or not self._rule.failures):
+        if row.healthy and (outcome is Outcome.SUCCESS or not self._rule.failures):
             return
         if timed_out:
             self._timed_out_at = time.monotonic()
@@ -103,7 +104,7 @@ class SharedBreaker:
             return
         try:
             before = BreakerState(*row.read())
-            after = record(before, decision, succeeded, time.monotonic(), self._rule)
+            after = record(before, decision, outcome, time.monotonic(), self._rule, key)
             if after is not before:
                 row.write(*after)
         finally:

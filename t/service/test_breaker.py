@@ -16,10 +16,11 @@ from kit.proc import die_with_parent
 from pfxhttpd.config.settings import Logging
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard, TargetRow
-from pfxhttpd.rules.breaker import ALLOW, CLOSED, HALF_OPEN, OPEN, PROBE, BreakerRule
+from pfxhttpd.rules.breaker import ALLOW, CLOSED, HALF_OPEN, OPEN, PROBE, BreakerRule, Outcome
 from pfxhttpd.service import breaker as room
 from pfxhttpd.service.breaker import BreakerOpen, SharedBreaker
 
+SUCCESS, FAILURE, KEY_FAILURE = Outcome.SUCCESS, Outcome.FAILURE, Outcome.KEY_FAILURE
 RULE = BreakerRule(failures=5, cooldown=10.0, lease=60.0)
 TARGET = "http://127.0.0.1/map"
 TOLERANCE = 0.3
@@ -63,7 +64,7 @@ class Site:
     def break_down(self, target: int = 0) -> None:
         fuse = self.fuse(target=target)
         for _ in range(RULE.failures):
-            fuse.record(fuse.acquire(), succeeded=False)
+            fuse.record(fuse.acquire(), FAILURE)
         assert self.state(target) == OPEN
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ def at_once(number: int, work: Callable[[], int]) -> list[int]:
 
 
 def fails(fuse: SharedBreaker) -> int:
-    fuse.record(fuse.acquire(), succeeded=False)
+    fuse.record(fuse.acquire(), FAILURE)
     return 0
 
 
@@ -126,8 +127,8 @@ def test_a_target_in_good_health_costs_no_lock(site: Site, monkeypatch: pytest.M
     fuse = site.fuse()
     leave = fuse.acquire()
     assert leave == ALLOW
-    fuse.record(leave, succeeded=True)
-    site.fuse(BreakerRule(0, 10.0, 60.0)).record(ALLOW, succeeded=False)
+    fuse.record(leave, SUCCESS)
+    site.fuse(BreakerRule(0, 10.0, 60.0)).record(ALLOW, FAILURE)
     assert site.state() == CLOSED
 
 
@@ -141,12 +142,34 @@ def test_failures_of_all_workers_count_together(site: Site) -> None:
         fuse.acquire()
 
 
+def fails_for(breaker: SharedBreaker, key: int) -> int:
+    breaker.record(breaker.acquire(), KEY_FAILURE, key=key)
+    return 0
+
+
+def test_the_keys_that_failed_are_counted_by_all_workers_together(site: Site) -> None:
+    """One key that fails in every worker is one failure; different keys are several, and a success clears them."""
+    breaker, row = site.fuse(), site.board.target(0)
+    for _ in range(3):
+        at_once(4, lambda: fails_for(breaker, -7))
+        assert row.read()[1:] == (1, site.clock.now, (-7,))
+    breaker.record(breaker.acquire(), SUCCESS)
+    assert row.healthy and row.read()[3] == ()
+    for key in range(1, RULE.failures + 1):
+        assert site.state() == CLOSED
+        in_child(lambda key=key: fails_for(breaker, key))
+    assert site.state() == OPEN and row.read()[3] == tuple(range(1, RULE.failures + 1))
+    site.clock.now += RULE.cooldown
+    fails_for(breaker, 3)
+    assert site.state() == CLOSED and site.transitions == ["open", "half-open", "closed"]
+
+
 def test_a_success_starts_the_count_anew(site: Site) -> None:
     fuse = site.fuse()
     for _ in range(3):
         for _ in range(RULE.failures - 1):
             fails(fuse)
-        fuse.record(fuse.acquire(), succeeded=True)
+        fuse.record(fuse.acquire(), SUCCESS)
     assert site.state() == CLOSED and site.transitions == []
 
 
@@ -161,14 +184,14 @@ def test_a_refusal_costs_no_lock(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 def test_all_fail_at_once_and_all_come_back_at_once(site: Site, attempt: int) -> None:
     """Many count, one opens; many ask, one probes; and each change is told once."""
     fuse = site.fuse()
-    at_once(8, lambda: fuse.record(ALLOW, succeeded=False) or 0)
+    at_once(8, lambda: fuse.record(ALLOW, FAILURE) or 0)
     assert site.state() == OPEN and site.transitions == ["open"]
     site.clock.now += RULE.cooldown
     told = at_once(8, lambda: enters(fuse))
     assert sorted(told) == [PROBE] + 7 * [REFUSED]
     assert site.state() == HALF_OPEN and site.transitions == ["open", "half-open"]
     site.clock.now += 1.0
-    at_once(8, lambda: fuse.record(PROBE, succeeded=True) or 0)
+    at_once(8, lambda: fuse.record(PROBE, SUCCESS) or 0)
     assert site.state() == CLOSED and site.transitions == ["open", "half-open", "closed"]
 
 
@@ -178,7 +201,7 @@ def test_a_probe_that_fails_opens_again_and_counts_its_own_time_as_pause(site: S
     site.clock.now += RULE.cooldown
     leave = fuse.acquire()
     site.clock.now += 2.0
-    fuse.record(leave, succeeded=False)
+    fuse.record(leave, FAILURE)
     assert enters(fuse) == REFUSED
     site.clock.now += RULE.cooldown - 2.0
     assert enters(fuse) == PROBE
@@ -203,7 +226,7 @@ def test_probes_leave_workers_for_others(site: Site) -> None:
     site.clock.now += RULE.cooldown
     told = [enters(site.fuse(target=target, probes=4)) for target in range(10)]
     assert told == 4 * [PROBE] + 6 * [REFUSED]
-    site.fuse(target=0, probes=4).record(PROBE, succeeded=False)
+    site.fuse(target=0, probes=4).record(PROBE, FAILURE)
     assert enters(site.fuse(target=9, probes=4)) == PROBE
     site.clock.now += RULE.lease
     assert enters(site.fuse(target=1, probes=4)) == PROBE, "in place of one of its own that was lost"
@@ -222,7 +245,7 @@ def test_off_it_closes_what_was_open(site: Site) -> None:
     site.break_down()
     fuse = site.fuse(BreakerRule(0, 10.0, 60.0))
     assert fuse.acquire() == ALLOW
-    fuse.record(ALLOW, succeeded=False)
+    fuse.record(ALLOW, FAILURE)
     assert site.state() == CLOSED
 
 
@@ -233,8 +256,8 @@ SETTLING = RULE._replace(settle=0.1)
 
 def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -> None:
     first, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    first.record(first.acquire(), succeeded=False, timed_out=True)
-    site.clock.meanwhile = lambda: other.record(ALLOW, succeeded=False, timed_out=True)
+    first.record(first.acquire(), FAILURE, timed_out=True)
+    site.clock.meanwhile = lambda: other.record(ALLOW, FAILURE, timed_out=True)
     assert enters(first) == REFUSED
     assert site.clock.now < 1000.0 + SETTLING.settle
     assert site.transitions == ["open"]
@@ -242,7 +265,7 @@ def test_who_times_out_first_waits_for_those_that_set_out_with_him(site: Site) -
 
 def test_he_waits_no_longer_than_it_makes_sense(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    fuse.record(fuse.acquire(), succeeded=False, timed_out=True)
+    fuse.record(fuse.acquire(), FAILURE, timed_out=True)
     assert other.acquire() == ALLOW and site.clock.now == 1000.0, "whose own request did not time out"
     assert fuse.acquire() == ALLOW
     assert site.clock.now == pytest.approx(1000.0 + SETTLING.settle, abs=0.01)
@@ -252,15 +275,15 @@ def test_he_waits_no_longer_than_it_makes_sense(site: Site) -> None:
 
 def test_a_sign_of_life_ends_the_wait(site: Site) -> None:
     fuse, other = site.fuse(SETTLING), site.fuse(SETTLING)
-    fuse.record(fuse.acquire(), succeeded=False, timed_out=True)
-    site.clock.meanwhile = lambda: other.record(ALLOW, succeeded=True)
+    fuse.record(fuse.acquire(), FAILURE, timed_out=True)
+    site.clock.meanwhile = lambda: other.record(ALLOW, SUCCESS)
     assert fuse.acquire() == ALLOW
     assert site.clock.now < 1000.01
 
 
 def test_what_fails_at_once_is_not_waited_for(site: Site) -> None:
     fuse = site.fuse(SETTLING)
-    fuse.record(fuse.acquire(), succeeded=False)
+    fuse.record(fuse.acquire(), FAILURE)
     assert fuse.acquire() == ALLOW and site.clock.now == 1000.0
 
 
@@ -321,7 +344,7 @@ def test_a_breaker_that_nobody_can_decide_over_does_not_keep_requests_back(site:
     site.clock.now += RULE.cooldown
     before = time.monotonic()
     assert enters(fuse) == ALLOW
-    fuse.record(ALLOW, succeeded=True)
+    fuse.record(ALLOW, SUCCESS)
     assert time.monotonic() - before < 2 * BOUND + TOLERANCE
 
 

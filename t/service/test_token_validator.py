@@ -17,6 +17,7 @@ from kit.oidc.keys import SigningKey, hmac_signed, key_set, unsigned
 from kit.oidc.scripted import DISCOVERY, LocalCache, ScriptedProvider, Worker, soon
 
 from pfxhttpd.config.settings import SaslOidc
+from pfxhttpd.rules.breaker import Outcome
 from pfxhttpd.rules.jwt import TokenRefused
 from pfxhttpd.rules.response import BackendError
 
@@ -570,17 +571,30 @@ def test_a_doubt_is_temporary(provider: ScriptedProvider, kind: str):
     assert not provider.count("/other")
 
 
-ALIVE = {"400", "401", "403", "404"}
+ALIVE = ("400", "401", "403", "404", "429", "redirect")
+DOWN = ("503", "HTML", "active as text", "hang-up")
 
 
-@pytest.mark.parametrize("kind", ["500", "HTML", "active as text", "hang-up", "429", "redirect", *sorted(ALIVE)])
+@pytest.mark.parametrize("kind", [*ALIVE, *DOWN])
 def test_what_counts_for_the_providers_breaker(provider: ScriptedProvider, kind: str):
     """A provider that does not take our credentials is not down."""
     provider.active(DOUBTFUL[kind])
     worker = a_worker()
     with pytest.raises(BackendError):
         worker.login(provider.settings()).account("opaque", ANN, {}, soon())
-    assert worker.breaker.outcomes == [True, kind in ALIVE], "discovery, introspection"
+    expected = Outcome.SUCCESS if kind in ALIVE else Outcome.FAILURE
+    assert worker.breaker.outcomes == [Outcome.SUCCESS, expected], "discovery, introspection"
+
+
+def test_a_token_that_the_provider_cannot_answer_counts_once_for_its_breaker(provider: ScriptedProvider):
+    provider.active(Answer(500))
+    worker = a_worker()
+    for token, port in (("opaque", "1"), ("opaque", "2"), ("other", "2")):
+        with pytest.raises(BackendError):
+            worker.login(provider.settings()).account(token, ANN, {"client_port": port}, soon())
+    assert worker.breaker.outcomes == [Outcome.SUCCESS, *[Outcome.KEY_FAILURE] * 3]
+    _, first, again, other = worker.breaker.keys
+    assert first == again != other
 
 
 def test_a_refusal_is_no_failure(provider: ScriptedProvider):
@@ -588,7 +602,7 @@ def test_a_refusal_is_no_failure(provider: ScriptedProvider):
     worker = a_worker()
     with pytest.raises(TokenRefused):
         worker.login(provider.settings()).account("opaque", ANN, {}, soon())
-    assert worker.breaker.outcomes == [True, True]
+    assert worker.breaker.outcomes == [Outcome.SUCCESS, Outcome.SUCCESS]
 
 
 def test_a_slow_provider_takes_no_more_than_the_time_there_is(provider: ScriptedProvider):

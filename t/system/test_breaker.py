@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kit import ports
+from kit.answer import Keyed
 from kit.backend import Answer, Backend
 from kit.clients import Closed
 from kit.configuration import socket_map
@@ -151,8 +152,9 @@ def test_the_backends_return_is_found_within_the_cooldown(backend: Backend, bad:
 # -- what counts --------------------------------------------------------------------------------------------------------
 
 FAILS = {
+    "502": Answer(status=502),
     "503": DOWN,
-    "429": Answer(status=429),
+    "504": Answer(status=504),
     "HTML": Answer(body=b"<html>"),
     "half": Answer(json={"result": "x" * 100}, cut=20),
     "reset": Answer(drop=True, then="reset"),
@@ -193,6 +195,111 @@ def test_whatever_a_living_backend_says_does_not(kinds: Site, backend: Backend, 
         assert not kinds.ask(kind, "k").startswith("T")
     assert backend.count(f"/{kind}") == 6
     assert breaker(kinds.daemon, backend.url(f"/{kind}")) == "closed"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 501, 505])
+def test_a_backend_that_refuses_to_answer_one_client_is_not_down(backend: Backend, status: int) -> None:
+    backend.answer("/map", Answer(status=status))
+    with site_of(backend, "map", **breaker_rule(3)) as site:
+        for number in range(6):
+            assert site.ask("map", f"k{number}") == f"TEMP backend answered with status code {status}"
+        assert transitions(site, backend.url("/map")) == []
+
+
+def test_500_counts_once_per_key(backend: Backend) -> None:
+    backend.answer("/map", Answer(status=500))
+    with site_of(backend, "map", **breaker_rule(3)) as site:
+        for key in ("a", "a", "b", "a", "b"):
+            assert site.ask("map", key).endswith("500")
+        assert breaker(site.daemon, backend.url("/map")) == "closed"
+        assert site.ask("map", "c").endswith("500") and site.ask("map", "a") == PAUSED
+        assert transitions(site, backend.url("/map")) == ["open"]
+
+
+def test_500_counts_once_per_policy_request_without_the_attributes_that_the_cache_ignores(backend: Backend) -> None:
+    backend.answer("/policy", Answer(status=500))
+    policy = {"target": backend.url("/policy"), "value_field": "action"}
+    with Site(policy_services={"policy": policy}, level="info", **breaker_rule(3)) as site:
+        for number in range(4):
+            site.act("policy", sender="a", instance=str(number), queue_id=str(number))
+        assert breaker(site.daemon, backend.url("/policy")) == "closed"
+        for sender in ("b", "c"):
+            site.act("policy", sender=sender)
+        assert breaker(site.daemon, backend.url("/policy")) == "open"
+
+
+def test_one_client_with_one_poisoned_key_shuts_nobody_out(backend: Backend) -> None:
+    """It asks without a break, before and while others ask; no lookup of theirs is refused, and the breaker stays closed."""
+    backend.answer("/map", Keyed({"poison": Answer(status=500)}, GOOD))
+    with site_of(backend, "map", workers=4, **breaker_rule(2)) as site:
+        over = threading.Event()
+        attackers = [threading.Thread(target=ask_until, args=(site, "poison", over)) for _ in range(3)]
+        for thread in attackers:
+            thread.start()
+        try:
+            backend.wait_requests(100, "/map")
+            assert breaker(site.daemon, backend.url("/map")) == "closed"
+            with site.client() as client:
+                assert {client.ask("map", f"k{number}") for number in range(300)} == {"OK good"}
+        finally:
+            over.set()
+            for thread in attackers:
+                thread.join()
+        assert site.log.find("Circuit breaker") == []
+
+
+def ask_until(site: Site, key: str, over: threading.Event) -> None:
+    """A client that asks for one key as fast as it gets replies."""
+    with site.client() as client:
+        while not over.is_set():
+            client.ask("map", key)
+
+
+def test_a_poisoned_key_that_becomes_the_probe_does_not_prolong_an_outage(backend: Backend) -> None:
+    """The key is counted with the first probe; with the second one the breaker closes."""
+    backend.answer("/map", DOWN)
+    with site_of(backend, "map", **breaker_rule(2, "200ms")) as site:
+        for _ in range(2):
+            site.ask("map", "k")
+        backend.answer("/map", Keyed({"poison": Answer(status=500)}, GOOD))
+        until_status(site, "poison", 500, times=2)
+        assert site.ask("map", "k") == "OK good"
+        states = transitions(site, backend.url("/map"))
+        assert states == ["open", "half-open", "open", "half-open", "closed"]
+
+
+def until_status(site: Site, key: str, status: int, times: int) -> None:
+    """Asks for the key until the backend has answered so many times with that status code."""
+    with site.client() as client:
+        while times:
+            reply = client.ask("map", key)
+            assert reply == PAUSED or reply.endswith(str(status))
+            times -= reply.endswith(str(status))
+
+
+def test_one_throttled_user_locks_nobody_out(backend: Backend) -> None:
+    """429 to one user, and 500 to another: the others log in all the time."""
+    answers = {
+        "throttled": Answer(429),
+        "poisoned": Answer(500),
+        "refused": Answer(500, {"Auth-Status": "unknown user"}),
+    }
+    backend.answer("/users", Keyed(answers, Answer(200), "username"))
+    entries = {"login": login(backend.url("/users"), temporary_failure="fail")}
+    with (
+        Logins(entries, **breaker_rule(2)) as logins,
+        logins.client("login") as attacker,
+        logins.client("login") as ann,
+    ):
+        for user in answers:
+            for _ in range(6):
+                assert attacker.plain(user, "x").startswith("FAIL")
+            assert breaker(logins.daemon, backend.url("/users")) == "closed"
+            assert ann.plain("ann", "x").startswith("OK")
+        for number in range(6):
+            attacker.plain("throttled" if number % 2 else "refused", "x")
+        assert ann.plain("ann", "x").startswith("OK")
+        assert logins.log.find("Circuit breaker") == []
 
 
 def test_failures_count_only_in_a_row(backend: Backend) -> None:

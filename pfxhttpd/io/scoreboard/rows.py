@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pfxhttpd.io.scoreboard.cells import Cells
+from pfxhttpd.rules.breaker import MAX_KEYS
 
 FREE, STARTING, IDLE, BUSY, LEAVING = range(5)
 """The states of a worker's row; FREE is a row without a worker."""
@@ -136,12 +137,13 @@ class CacheRow:
 
 
 class TargetRow:
-    """A target's circuit breaker: three numbers that change together, written by whichever worker holds the `lock`.
+    """A target's circuit breaker: numbers that change together, written by whichever worker holds the `lock`.
 
     A reader without the lock may see some of them changed and some not, never half a number.
     """
 
-    STATE, FAILURES, SINCE = range(3)
+    STATE, FAILURES, SINCE, KEYS = range(4)
+    """The hashes of keys are in MAX_KEYS cells from KEYS on; 0 means that a cell is not used."""
     TRIES, PAUSE = 20, 0.001
     """How often the lock is tried, and the seconds between two attempts. It is held for microseconds, unless its holder
     is stopped; then the others go on without it."""
@@ -149,6 +151,7 @@ class TargetRow:
     def __init__(self, cells: Cells, base: int, lock_file: int, index: int) -> None:
         self._ints, self._floats, self._lock_file, self._index = cells.ints, cells.floats, lock_file, index
         self._state, self._failures, self._since = base + self.STATE, base + self.FAILURES, base + self.SINCE
+        self._keys = cells.ints[base + self.KEYS : base + self.KEYS + MAX_KEYS]
 
     @property
     def state(self) -> int:
@@ -159,11 +162,15 @@ class TargetRow:
         """Whether the breaker is closed and counts no failure."""
         return not self._ints[self._state] and not self._ints[self._failures]
 
-    def read(self) -> tuple[int, int, float]:
-        """State, failures, and the time of the last change (monotonic seconds)."""
-        return self._ints[self._state], self._ints[self._failures], self._floats[self._since]
+    def read(self) -> tuple[int, int, float, tuple[int, ...]]:
+        """State, failures, the time of the last change (monotonic seconds), and the hashes of the keys that failed."""
+        keys = tuple(key for key in self._keys if key)
+        return self._ints[self._state], self._ints[self._failures], self._floats[self._since], keys
 
-    def write(self, state: int, failures: int, since: float) -> None:
+    def write(self, state: int, failures: int, since: float, keys: Sequence[int] = ()) -> None:
+        """Write what `read` returns, with at most MAX_KEYS keys."""
+        for cell in range(MAX_KEYS):
+            self._keys[cell] = keys[cell] if cell < len(keys) else 0
         self._floats[self._since] = since
         self._ints[self._failures] = failures
         self._ints[self._state] = state

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from pfxhttpd.io.cache.documents import Document
 from pfxhttpd.io.oidc.assertion import KeyFileError, SigningKey
 from pfxhttpd.io.oidc.endpoints import Endpoints
 from pfxhttpd.io.oidc.key_file import read_key
+from pfxhttpd.rules.breaker import Outcome, key_hash, outcome_of
 from pfxhttpd.rules.client_authentication import PRIVATE_KEY, assertion_claims, client_request
 from pfxhttpd.rules.discovery import Discovery, parse_discovery
 from pfxhttpd.rules.key_set import KeySet, parse_key_set
@@ -25,9 +27,6 @@ DISCOVERY_LIFETIME = 3600.0
 """Seconds after which the discovery document is fetched again, so that a moved endpoint is found."""
 KEY_REFETCH = 60.0
 """Seconds between fetches of a key set for keys that it does not have; a stranger can name such keys at will."""
-
-
-OVERLOADED = frozenset({408, 425, 429})
 
 Answer = TypeVar("Answer")
 Judge = Callable[[BackendResponse], Answer]
@@ -57,7 +56,7 @@ class Breaker(Protocol):
 
     def acquire(self) -> int: ...
 
-    def record(self, decision: int, succeeded: bool, timed_out: bool = False) -> None: ...
+    def record(self, decision: int, outcome: Outcome, timed_out: bool = False, key: int = 0) -> None: ...
 
 
 class Provider:
@@ -96,43 +95,48 @@ class Provider:
         if self.settings.auth_method == PRIVATE_KEY:
             assertion = self._assertion(url, deadline)
         request = client_request(self.settings, form, assertion)
-        return self._judged(lambda: self._endpoints.post(url, request.body, request.headers, deadline), judge)
+        send = partial(self._endpoints.post, url, request.body, request.headers, deadline)
+        return self._judged(send, judge, form.get("token", url))
 
     def ask_about(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
         """The same for a token that is sent without our authentication."""
         form = urlencode({"access_token": token}).encode("ascii")
-        return self._judged(lambda: self._endpoints.post(url, form, {}, deadline), judge)
+        return self._judged(lambda: self._endpoints.post(url, form, {}, deadline), judge, token)
 
     def ask_as(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
         """The same for a request that bears the token."""
-        return self._judged(lambda: self._endpoints.get(url, deadline, token), judge)
+        return self._judged(lambda: self._endpoints.get(url, deadline, token), judge, token)
 
-    def _judged(self, send: Callable[[], BackendResponse], judge: Judge[Answer]) -> Answer:
+    def _judged(self, send: Callable[[], BackendResponse], judge: Judge[Answer], key: str) -> Answer:
         try:
-            with self._attempt():
+            with self._attempt(key):
                 return judge(send())
         except BackendError as error:
             self._shared.report(self.name, error)
             raise
 
     @contextmanager
-    def _attempt(self) -> Iterator[None]:
-        """Count for the breaker what happens inside: any answer means that the provider is up, unless it is nonsense."""
+    def _attempt(self, key: str) -> Iterator[None]:
+        """Count for the breaker what happens inside: any answer means that the provider is up, unless it is nonsense.
+
+        `key` is the token in question, else the URL: a token that the provider cannot answer does not open the breaker.
+        """
         try:
             decision = self._breaker.acquire()
         except BreakerOpen as error:
             raise BreakerOpen("the provider has failed repeatedly and is given a pause") from error
-        down = timed_out = False
+        outcome, timed_out = Outcome.SUCCESS, False
         try:
             yield
         except BackendError as error:
-            down, timed_out = not 400 <= error.status < 500 or error.status in OVERLOADED, error.timeout
+            outcome, timed_out = outcome_of(error.status), error.timeout
             raise
         finally:
-            self._breaker.record(decision, not down, timed_out)
+            failed_key = key_hash(key, frozenset()) if outcome is Outcome.KEY_FAILURE else 0
+            self._breaker.record(decision, outcome, timed_out, failed_key)
 
     def _fetch_discovery(self, deadline: float) -> Document:
-        with self._attempt():
+        with self._attempt(self.name):
             body = _body(self._endpoints.get(self.name, deadline), "configuration")
             parse_discovery(body, self.name)
         now = time.monotonic()
@@ -144,7 +148,7 @@ class Provider:
             raise BackendError("the provider's configuration names no jwks_uri")
 
         def fetch() -> Document:
-            with self._attempt():
+            with self._attempt(url):
                 body = _body(self._endpoints.get(url, deadline), "key set")
                 keys = parse_key_set(body)
             now = time.monotonic()

@@ -19,6 +19,7 @@ from pfxhttpd.io.cache.documents import Document, Documents, Offer
 from pfxhttpd.io.oidc.endpoints import Endpoints
 from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
+from pfxhttpd.rules.breaker import Outcome
 from pfxhttpd.service.oidc.provider import Provider
 from pfxhttpd.service.oidc.shared import SharedDocuments
 from pfxhttpd.service.oidc.validator import TokenValidator
@@ -91,13 +92,15 @@ class CountingBreaker:
     """A circuit breaker that never opens; `outcomes` has what it was told."""
 
     def __init__(self) -> None:
-        self.outcomes: list[bool] = []
+        self.outcomes: list[Outcome] = []
+        self.keys: list[int] = []
 
     def acquire(self) -> int:
         return 0
 
-    def record(self, decision: int, succeeded: bool, timed_out: bool = False) -> None:
-        self.outcomes.append(succeeded)
+    def record(self, decision: int, outcome: Outcome, timed_out: bool = False, key: int = 0) -> None:
+        self.outcomes.append(outcome)
+        self.keys.append(key)
 
 
 class Worker:
