@@ -26,10 +26,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="pfxhttpd", description="Answers Postfix's socketmap, policy and SASL questions by asking an HTTP API."
     )
-    top.add_argument("--config", metavar="PATH", help="the configuration file; searched for when missing")
-    top.add_argument(
-        "--format", choices=("yaml", "toml", "json"), help="its format; default: what the file's extension says"
-    )
+    _add_configuration(top, default=None)
     top.add_argument("--version", action="version", version=f"pfxhttpd {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", title="commands (run is the default)")
     _add_run(commands)
@@ -44,12 +41,36 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_configuration(parser: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """The options that name the configuration file. They can be given before the command and after it."""
+    parser.add_argument(
+        "--config", metavar="PATH", default=default, help="the configuration file; searched for when missing"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("yaml", "toml", "json"),
+        default=default,
+        help="its format; default: what the file's extension says",
+    )
+
+
+def _add_control(parser: argparse.ArgumentParser) -> None:
+    """The option that names the running server, for the commands that need one."""
+    parser.add_argument(
+        "--control",
+        metavar="PATH",
+        help="the runtime directory, the control socket or the pid file of the running server;"
+        " default: the server of the configuration file, else one in the usual places",
+    )
+
+
 def _add_run(commands: Any) -> None:
     command = commands.add_parser("run", help="serve in the foreground (the default)")
     command.add_argument(
         "--daemon", action="store_true", help="go into the background; return when the server is ready"
     )
     command.add_argument("--pidfile", metavar="PATH", help="write the master's process id to this file")
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.run:run")
 
 
@@ -60,6 +81,7 @@ def _add_check(commands: Any) -> None:
         description="Reads the configuration and prints all errors in it, one per line."
         " Exit code: 0 if there is no error, else 78.",
     )
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.check:run")
 
 
@@ -70,6 +92,7 @@ def _add_config(commands: Any) -> None:
         description="Prints the configuration as YAML, with defaults merged and the environment applied."
         " Secrets are shown as <redacted>. Exit code: 0, or 78 when the configuration is not valid.",
     )
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.config:run")
 
 
@@ -104,22 +127,29 @@ def _add_query(commands: Any) -> None:
         help="how long to wait for the reply (default: as long as Postfix does)",
     )
     command.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="MAP KEY, or ATTRIBUTE=VALUE..., or USER")
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.query:run")
 
 
 def _add_status(commands: Any) -> None:
     command = commands.add_parser("status", help="print what the workers of a running server are doing")
     command.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_control(command)
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.status:run")
 
 
 def _add_reload(commands: Any) -> None:
     command = commands.add_parser("reload", help="make a running server read its configuration again, and wait")
+    _add_control(command)
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.control:reload")
 
 
 def _add_stop(commands: Any) -> None:
     command = commands.add_parser("stop", help="stop a running server, and wait until it has ended")
+    _add_control(command)
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.control:stop")
 
 
@@ -129,6 +159,8 @@ def _add_cache(commands: Any) -> None:
     purge = actions.add_parser("purge", help="remove one key of a map, all of an entry, or everything")
     purge.add_argument("name", nargs="?", metavar="NAME", help="the socket map or policy service")
     purge.add_argument("key", nargs="?", metavar="KEY", help="the key of the socket map")
+    _add_control(purge)
+    _add_configuration(purge)
     purge.set_defaults(command="pfxhttpd.cli.control:purge")
 
 
@@ -145,6 +177,7 @@ def _add_demo(commands: Any) -> None:
         metavar="BASE",
         help=f"the first of four consecutive ports to listen on (default {DEMO_PORT})",
     )
+    _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.demo:run")
 
 

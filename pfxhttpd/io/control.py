@@ -26,7 +26,14 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class ControlError(Exception):
-    """No server can be reached, or a message is not a request or a reply. The text is one line."""
+    """No server can be reached, or a message is not a request or a reply. The text is one line.
+
+    `permission` is true if there may be a server and the operating system did not let us connect to it.
+    """
+
+    def __init__(self, text: str, permission: bool = False) -> None:
+        super().__init__(text)
+        self.permission = permission
 
 
 def directory(configured: str, environ: Mapping[str, str]) -> str:
@@ -37,7 +44,16 @@ def directory(configured: str, environ: Mapping[str, str]) -> str:
         return named
     if os.geteuid() == 0 or os.access(SYSTEM_DIRECTORY, os.W_OK):
         return SYSTEM_DIRECTORY
-    return os.path.join(environ.get("XDG_RUNTIME_DIR") or "/tmp", f"pfxhttp-{os.geteuid()}")
+    return _private_directory(environ.get("XDG_RUNTIME_DIR") or "/tmp", os.geteuid())
+
+
+def private_directories(user: int) -> list[str]:
+    """Where the runtime directory of a server may be that this user started without naming one (see `directory`)."""
+    return [_private_directory(parent, user) for parent in (f"/run/user/{user}", "/tmp")]
+
+
+def _private_directory(parent: str, user: int) -> str:
+    return os.path.join(parent, f"pfxhttp-{user}")
 
 
 def make_directory(path: str, owner: Owner | None = None) -> None:
@@ -156,17 +172,17 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def ask(path: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+def ask(path: str, request: Mapping[str, Any], timeout: float, user: int | None = None) -> dict[str, Any]:
     """Send a request to the server whose runtime directory is `path` and return its reply.
 
-    `timeout` is in seconds. Raises `ControlError`, also when another user may have made the directory or the socket: what
-    such a server replies would be no more than that user's text.
+    `timeout` is in seconds. Raises `ControlError`, also when another user than `user` may have made the directory or the
+    socket: what such a server replies would be no more than that user's text.
     """
     name = os.path.join(path, SOCKET)
     try:
         with Directory(path) as runtime:
             server = runtime.status.st_uid
-            if server not in (0, os.geteuid()) and not runtime.protected:
+            if server not in (0, os.geteuid(), user) and not runtime.protected:
                 raise ControlError(f"no server asked: any user could have made {path}, and it belongs to user {server}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
@@ -179,5 +195,8 @@ def ask(path: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]
                 return parse(answer.readline())
     except TimeoutError as error:
         raise ControlError(f"the server on {name} did not answer within {timeout:g} s") from error
+    except PermissionError as error:
+        text = f"permission denied for {name}: root and the user that the server runs as may use it"
+        raise ControlError(text, permission=True) from error
     except OSError as error:
         raise ControlError(f"no server answers on {name}: {error.strerror or error}") from error

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from pfxhttpd.__main__ import parser, run
-from pfxhttpd.cli import running_server
-from pfxhttpd.config.errors import ConfigError
+from pfxhttpd.cli import CommandError, UsageError, running_server
 from pfxhttpd.io import control
 
 TEXT = """\
@@ -58,8 +57,10 @@ def server(directory: Path, configuration: Path) -> Iterator[list[str]]:
         control.remove(str(directory))
 
 
-def ask(file: Path, request: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    options = argparse.Namespace(config=str(file), format=None)
+def ask(
+    file: Path, request: Mapping[str, Any], environ: Mapping[str, str] | None = None, named: Path | None = None
+) -> dict[str, Any]:
+    options = argparse.Namespace(config=str(file), format=None, control=str(named) if named else None)
     return running_server.ask(options, environ or {}, request, 10)
 
 
@@ -96,8 +97,10 @@ def test_the_server_of_a_file_that_was_broken_since_is_found(mistake: str, file:
 def test_a_broken_file_stops_no_other_server(mistake: str, file: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("server:\n", "server:\n" + mistake))
     with server(tmp_path / "run", tmp_path / "another.yml") as commands:
-        with pytest.raises(ConfigError):
+        with pytest.raises(CommandError) as refused:
             ask(file, {"command": "stop"}, {"PFXHTTP_SERVER_RUNTIME_DIRECTORY": str(tmp_path / "run")})
+        assert refused.value.exit_code == 78
+        assert f"{file}:" in str(refused.value) and f"--control {tmp_path / 'run'}" in str(refused.value)
         assert "stop" not in commands
 
 
@@ -107,5 +110,27 @@ def test_no_server(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     path = tmp_path / "run" / control.SOCKET
     assert capsys.readouterr().err == f"pfxhttpd: no server answers on {path}: No such file or directory\n"
     file.write_text("")
-    assert run(options, {"PFXHTTP_SERVER_RUNTIME_DIRECTORY": str(tmp_path / "run")}) == 78
-    assert capsys.readouterr().err == f"{file}:1:1: the file is empty\n"
+    assert run(options, {"PFXHTTP_SERVER_RUNTIME_DIRECTORY": str(tmp_path / "run")}) == 69
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"pfxhttpd: no server answers on {path}: ")
+    assert shown.endswith(f"\n{file}:1:1: the file is empty\n")
+
+
+@pytest.mark.parametrize("name", ["", control.SOCKET])
+def test_control_names_a_server_whatever_the_file_says(name: str, tmp_path: Path) -> None:
+    with server(tmp_path / "run", tmp_path / "another.yml") as commands:
+        ask(tmp_path / "missing.yml", {"command": "stop"}, named=tmp_path / "run" / name)
+        assert commands[-1] == "stop"
+
+
+def test_control_does_not_take_another_pid_file(tmp_path: Path) -> None:
+    (tmp_path / "pid").write_text("init\n")
+    with pytest.raises(UsageError, match="expected a runtime directory, a control socket or a pid file"):
+        ask(tmp_path / "missing.yml", {"command": "stop"}, named=tmp_path / "pid")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_the_configuration_may_be_named_before_the_command_and_after_it(place: str, file: Path) -> None:
+    named = ["--config", str(file), "--format", "yaml"]
+    options = parser().parse_args([*named, "status"] if place == "before" else ["status", *named])
+    assert (options.config, options.format) == (str(file), "yaml")
