@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import signal
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class BackendProcess:
 
 @dataclass(slots=True)
 class Scene:
-    """What faults act on. `clock_file` is where libfaketime reads the clock's offset."""
+    """What faults act on. `clock_file` holds the offset of the server's clock."""
 
     server: Server
     backend: BackendProcess
@@ -130,9 +131,16 @@ async def bad_reload(scene: Scene, planned: Planned, chance: random.Random) -> N
     await asyncio.sleep(planned.seconds / 2)
 
 
+def set_clock(file: Path, offset: int) -> None:
+    """Let the server's time of day differ from the machine's by so many seconds; see clock.c."""
+    with file.open("r+b" if file.exists() else "wb") as clock:
+        clock.write(struct.pack("@q", offset))
+
+
 async def clock(scene: Scene, planned: Planned, chance: random.Random) -> None:
-    for offset in (chance.choice(["+1h", "-1h", "+30d", "-30d", "+400d"]), "+0"):
-        scene.clock_file.write_text(offset + "\n")
+    hour, day = 3600, 86400
+    for offset in (chance.choice([hour, -hour, 30 * day, -30 * day, 400 * day]), 0):
+        set_clock(scene.clock_file, offset)
         await asyncio.sleep(planned.seconds)
 
 
@@ -191,7 +199,7 @@ FAULTS = {
     "backend lies": Fault("backend", backend_mode("lying")),
     "backend resets": Fault("backend", backend_mode("resetting")),
     "poisoned key": Fault("backend", poisoned_key),
-    "clock": Fault("clock", clock, "libfaketime"),
+    "clock": Fault("clock", clock, "a C compiler"),
     "log disk full": Fault("disk", disk_full("log"), "root and mount namespaces"),
     "runtime disk full": Fault("disk", disk_full("run"), "root and mount namespaces"),
     "worker descriptors": Fault("descriptors", few_descriptors("worker"), "prlimit"),

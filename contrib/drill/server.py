@@ -81,15 +81,15 @@ class Process:
 
 
 class Server:
-    """A server in `directory`. Standard output is the file `log`; both it and the runtime directory can fill up."""
+    """A server in `directory`, which has `log`, `run` and `service`, for the pid file and the Unix socket, in it."""
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self._configuration = directory / "pfxhttp.yml"
         self.directories = {"log": directory / "log", "run": directory / "run"}
-        self.log, self.pid_file = self.directories["log"] / "server.log", directory / "server.pid"
+        self.log, self.pid_file = self.directories["log"] / "server.log", directory / "service" / "server.pid"
         self._environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TREE), **environment}
         self.backend_port, map_port, policy_port, sasl_port, self._further_port = free_ports(5)
-        self.endpoints = Endpoints(map_port, str(directory / "map.sock"), policy_port, sasl_port)
+        self.endpoints = Endpoints(map_port, str(directory / "service" / "map.sock"), policy_port, sasl_port)
         self._command = [sys.executable, "-m", "pfxhttpd", "--config", str(self._configuration)]
         self._process: subprocess.Popen[bytes] | None = None
 
