@@ -172,13 +172,13 @@ def few_descriptors(role: str) -> Action:
     """Limits the processes of a role to the descriptors that they have, and a few more."""
 
     async def make(scene: Scene, planned: Planned, chance: random.Random) -> None:
-        normal = {process.role: process.descriptor_limit() for process in scene.server.processes()}
+        normal = scene.server.descriptor_limit()
         for process in scene.server.of_role(role):
             with contextlib.suppress(OSError):  # it has ended
                 process.limit_descriptors(process.descriptors() + chance.randint(0, 3))
         await asyncio.sleep(planned.seconds)
         for process in scene.server.processes():  # those that were started meanwhile have the limit, too
-            process.limit_descriptors(normal.get(process.role, normal["master"]))
+            process.limit_descriptors(normal)
 
     return make
 

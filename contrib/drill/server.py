@@ -65,15 +65,8 @@ class Process:
                 return int(line.split()[1]) * 1024
         return 0
 
-    def descriptor_limit(self) -> int:
-        """The soft limit on open files."""
-        for line in Path(f"/proc/{self.pid}/limits").read_text().splitlines():
-            if line.startswith("Max open files"):
-                return int(line.split()[3])
-        return 0
-
     def limit_descriptors(self, number: int) -> None:
-        """Set the soft limit on open files. Where the process has ended, nothing happens."""
+        """Set the soft limit on open files, if the process has not ended."""
         user, group = service_user()
         as_user: dict[str, Any] = {} if os.geteuid() else {"user": user, "group": group, "extra_groups": []}
         command = ["prlimit", "--pid", str(self.pid), f"--nofile={number}:"]
@@ -237,3 +230,11 @@ class Server:
             if process.state == "T":
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGCONT)
+
+    def descriptor_limit(self) -> int:
+        """The master's soft limit on open files."""
+        assert self._process
+        for line in Path(f"/proc/{self._process.pid}/limits").read_text().splitlines():
+            if line.startswith("Max open files"):
+                return int(line.split()[3])
+        raise RuntimeError("the master has ended")

@@ -7,13 +7,17 @@ run often, do not import the server.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from pfxhttpd import __version__
 from pfxhttpd.config.values import seconds
+from pfxhttpd.wire.text import one_line
 
 DEMO_PORT = 23450
 """The first port of the demo unless another is given."""
+
+_LONGEST_ERROR = 500
+"""Characters of a usage error, which quotes what was typed."""
 
 _QUERY_USAGE = """\
 pfxhttpd query [--address ADDRESS] [--timeout DURATION] MAP KEY
@@ -21,9 +25,16 @@ pfxhttpd query [--address ADDRESS] [--timeout DURATION] MAP KEY
        pfxhttpd query [--address ADDRESS] [--timeout DURATION] --sasl NAME [--mechanism MECHANISM] USER"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, also of each command, whose errors show nothing of the arguments that a terminal would interpret."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message, _LONGEST_ERROR))
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. Its result has the attribute `command`, unless no command was given."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="pfxhttpd", description="Answers Postfix's socketmap, policy and SASL questions by asking an HTTP API."
     )
     _add_configuration(top, default=None)

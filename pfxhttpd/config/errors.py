@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pfxhttpd.wire.text import one_line
+
+_LONGEST_NAME = 4096
+
 
 class Location(NamedTuple):
     """Where something was written. `line` and `column` count from 1; line 0 means that the source has no lines."""
@@ -28,7 +32,8 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line:column: path: message`, without the parts that are not known."""
-        location = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        file = one_line(self.file, _LONGEST_NAME)  # it may come from the command line
+        location = f"{file}:{self.line}:{self.column}" if self.line else file
         return ": ".join(part for part in (location, self.path, self.message) if part)
 
 

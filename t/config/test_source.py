@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert unreadable(str(tmp_path)) == f"{tmp_path}: cannot be read: Is a directory"
     assert unreadable(f"{tmp_path}/none.yml") == f"{tmp_path}/none.yml: cannot be read: No such file or directory"
     assert unreadable(str(loop)) == f"{loop}: cannot be read: Too many levels of symbolic links"
-    assert unreadable("a\0b") == "a\0b: cannot be read: embedded null byte"
+    assert unreadable("a\0b") == "a b: cannot be read: embedded null byte"
     assert unreadable("/dev/zero") == "/dev/zero: larger than 1 MiB, which no configuration needs"
 
 
