@@ -41,7 +41,19 @@ CLEAN_CODES = {
 }
 FAULTS_OF_OURS = re.compile(r"Traceback|Internal error|\b[A-Z]\w+(Error|Exception)\b|<.* object at 0x")
 
-in_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+def is_long() -> bool:
+    """Whether `--long` was given (conftest.py)."""
+    return settings.get_current_profile_name() == "long"
+
+
+USUAL_EXAMPLES = 40
+"""Examples of each test in the usual form."""
+
+in_place = settings(
+    max_examples=settings.default.max_examples if is_long() else USUAL_EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 """For tests whose examples overwrite the files of the example before."""
 
 VALID = """\
@@ -295,17 +307,14 @@ SERVICE_VARIABLES = st.fixed_dictionaries(
         "LANG": st.sampled_from(["C", "xx_YY"]),
     },
 )  # fmt: skip
-LONG_RUNS = 300
+STARTS, LONG_STARTS = 3, 300
+"""How many times a server is started, in the usual and in the long form."""
 
 
-@pytest.fixture
-def starts(request: pytest.FixtureRequest) -> int:
-    """How many times a server is started."""
-    return LONG_RUNS if request.config.getoption("--long", default=False) else 8
-
-
-def test_the_environment_of_a_start(tmp_path: Path, starts: int) -> None:
-    @settings(max_examples=starts, suppress_health_check=[HealthCheck.too_slow], database=None)
+def test_the_environment_of_a_start(tmp_path: Path) -> None:
+    @settings(
+        max_examples=LONG_STARTS if is_long() else STARTS, suppress_health_check=[HealthCheck.too_slow], database=None
+    )
     @given(SERVICE_VARIABLES)
     @example({"LISTEN_PID": "PID", "LISTEN_FDS": "1"})
     @example({"LISTEN_PID": "PID", "LISTEN_FDS": "99999999999999999999"})
