@@ -1,8 +1,8 @@
-"""How an open connection changes hands between our own processes: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
+"""Passing an open connection from one of our processes to another: SCM_RIGHTS over SEQPACKET sockets (unix(7)).
 
-One message is one connection: its descriptor, and what the next process must know to continue where the last one
-stopped. Both ends are forks of one master, and no byte of a message's structure was written by a client. So marshal,
-which is the fastest encoder there is and needs no schema, is safe here.
+A message is one connection: its descriptor, and what the next process needs in order to continue where the last one
+stopped. Both ends are forks of the same master, and no part of a message's structure comes from outside, so marshal, the
+fastest encoder there is, can be used safely.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pfxhttpd.wire.dovecot import FrozenSession
 
 MAX_INLINE = 64 * 1024
-"""Bytes that a message carries itself. A longer one, with much of a reply that its client does not take, travels as a file
-in memory, beside the connection's descriptor; so no length that a configuration allows is too long."""
+"""Bytes of a message that is sent as it is. A longer one, which has a long reply that its client does not read, is sent as
+the descriptor of a file in memory, together with that of the connection. So no configured length is too long."""
 
 WAKE_UP = b"wake up"
-"""A message without a descriptor: it only wakes a worker that waits for its pool's queue."""
+"""A message without a descriptor. It only wakes a worker that waits for its pool's queue."""
 
 _QUEUE_BYTES = 1 << 20
 _INT = struct.calcsize("i")
@@ -31,12 +31,12 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(2 * _INT)
 
 @dataclass(slots=True)
 class Connection:
-    """A client's connection, without its descriptor.
+    """A client connection, without its descriptor.
 
-    `endpoint` is its listener's address; `kind` and `name` are what that listener served when the client came. `peer` is
-    the client's address. `session` is "" until something about the connection is logged. `unread` was received and is
-    not served yet; `unsent` is the rest of a reply that the client has not taken yet. `state` is a SASL connection's,
-    None for the others.
+    `endpoint` is its listener's address; `kind` and `name` are what that listener served when the client connected. `peer`
+    is the client's address. `session` is empty until something about the connection is logged. `unread` has been received
+    and not yet served; `unsent` is the rest of a reply that the client has not yet received. `state` is that of a SASL
+    session, else None.
     """
 
     kind: str
@@ -70,7 +70,7 @@ def unpack(message: bytes | memoryview) -> Connection:
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """A pair of connected sockets that keep messages whole: (for the receiver, for the senders), non-blocking."""
+    """A pair of non-blocking sockets that preserve message boundaries: the receiver's end and the senders' end."""
     receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (receiver, sender):
         end.setblocking(False)
@@ -79,9 +79,10 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(sender: socket.socket, descriptor: int, message: bytes) -> None:
-    """Pass a connection on. The caller still has its own copy of the descriptor and closes it.
+    """Send a connection. The caller keeps its own copy of the descriptor and closes it.
 
-    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when it is gone or too many are in flight.
+    Raises `BlockingIOError` when the receiver's queue is full, `OSError` when the receiver is gone or too many descriptors
+    are in flight.
     """
     if len(message) > MAX_INLINE:
         _send_by_file(sender, descriptor, message)
@@ -105,7 +106,7 @@ def wake(sender: socket.socket) -> None:
 
 
 class Receiver:
-    """The receiving end. It has one buffer for all messages, since a fresh one would cost a page fault each."""
+    """The receiving end. It has one buffer for all messages: a new one would cost a page fault each time."""
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
@@ -116,10 +117,10 @@ class Receiver:
         return self._receiver.fileno()
 
     def receive(self) -> tuple[int, Connection] | None:
-        """The next (descriptor, connection), or None when there is nothing to take now.
+        """The next descriptor and its connection, or None when no message is waiting.
 
-        A message that lost a descriptor on the way, because this process could not take one more, is passed over: the
-        kernel has closed the connection, and its client opens another.
+        A message that has lost a descriptor is skipped: this process had no free descriptor number, the kernel has closed
+        the connection, and the client will connect again.
         """
         while True:
             try:

@@ -28,8 +28,8 @@ class ResponseParser:
     """Receives httptools' callbacks. `complete` is true once the final response has arrived whole.
 
     There is one for each connection, since making one takes as long as parsing a short response; `begin` prepares it for
-    the next response. `headed`: its head has arrived. `surplus`: there is data after its end. `reusable`: the connection may carry another
-    request (RFC 9112 section 9.3).
+    the next response. `headed`: the response's head has arrived. `surplus`: there is data after its end. `reusable`: the
+    connection may carry another request (RFC 9112 section 9.3).
     """
 
     __slots__ = (
