@@ -14,7 +14,7 @@ from kit import daemon
 from pfxhttpd.config.load import load_text
 from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP, Settings
 from pfxhttpd.rules import template, verdict
-from pfxhttpd.rules.response import BackendResponse, with_document
+from pfxhttpd.rules.response import BackendResponse, read_document
 
 TREE = Path(__file__).resolve().parents[1]
 README = (TREE / "README.md").read_text()
@@ -64,10 +64,8 @@ def test_the_example_lookup_is_as_it_is_described(settings: Settings) -> None:
     ]
     entry = settings.entries[SOCKET_MAP]["mailboxes"]
     assert template.payload_of(entry).render("alice@example.com").decode() == payload
-    replies = [
-        verdict.map_reply(entry, with_document(entry, BackendResponse(200, {}, body.encode()))).reply
-        for body in responses
-    ]
+    documents = [read_document(entry, 200, body.encode()) for body in responses]
+    replies = [verdict.map_reply(entry, BackendResponse(200, {}, b"", document)).reply for document in documents]
     assert [(reply.status, reply.text) for reply in replies] == [("OK", "example.com/alice/"), ("NOTFOUND", "")]
 
 
