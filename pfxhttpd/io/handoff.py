@@ -14,6 +14,7 @@ import struct
 import sys
 from dataclasses import dataclass, field
 
+from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
 from pfxhttpd.wire.dovecot import FrozenSession
 
 MAX_INLINE = 64 * 1024
@@ -23,6 +24,7 @@ the descriptor of a file in memory, together with that of the connection. So no 
 WAKE_UP = b"wake up"
 """A message without a descriptor. It only wakes a worker that waits for its pool's queue."""
 
+_KINDS = (SOCKET_MAP, POLICY_SERVICE, DOVECOT_SASL)
 _QUEUE_BYTES = 1 << 20
 _INT = struct.calcsize("i")
 _BYTE_ORDER = sys.byteorder
@@ -49,24 +51,62 @@ class Connection:
     unsent: bytes = field(default=b"", repr=False)
     state: FrozenSession | None = field(default=None, repr=False)
 
+    arrived_as: tuple[bytes, str] = field(default=(b"", ""), repr=False, compare=False)
+    """The message in which an idle connection arrived, and its session then."""
+
     def pack(self) -> bytes:
-        return marshal.dumps(
-            (
-                self.kind,
-                self.name,
-                self.endpoint,
-                self.peer,
-                self.opened_at,
-                self.session,
-                self.unread,
-                self.unsent,
-                self.state,
-            )
-        )
+        """The message that `send` takes. An idle connection has nothing left to serve or to send, and no SASL state; if
+        nothing has changed, the message in which it arrived is used again."""
+        idle = not self.unread and not self.unsent and self.state is None
+        message, session = self.arrived_as
+        if idle and message and session == self.session:
+            return message
+        endpoint = self.endpoint.encode()
+        header = bytes((_KINDS.index(self.kind), idle, len(endpoint))) + endpoint
+        fields = (self.name, self.peer, self.opened_at, self.session, self.unread, self.unsent, self.state)
+        return header + marshal.dumps(fields)
 
 
-def unpack(message: bytes | memoryview) -> Connection:
-    return Connection(*marshal.loads(message))
+class IdleConnection:
+    """An idle connection as it arrived. Parking passes most connections on without a look into their messages, which
+    saves a third of what it does for each."""
+
+    __slots__ = ("endpoint", "kind", "message")
+
+    unread = unsent = b""
+
+    def __init__(self, kind: str, endpoint: str, message: bytes) -> None:
+        self.kind, self.endpoint, self.message = kind, endpoint, message
+
+    def pack(self) -> bytes:
+        return self.message
+
+
+def peek(message: bytes) -> Connection | IdleConnection:
+    """The connection of a message, unpacked only if it is not idle."""
+    kind, idle, length = message[:3]
+    if idle:
+        return IdleConnection(_KINDS[kind], message[3 : 3 + length].decode(), message)
+    return unpack(message)
+
+
+def unpack(message: bytes) -> Connection:
+    """The connection of a message."""
+    kind, idle, length = message[:3]
+    body = 3 + length
+    connection = Connection(_KINDS[kind], "", message[3:body].decode(), "", 0.0)
+    (
+        connection.name,
+        connection.peer,
+        connection.opened_at,
+        connection.session,
+        connection.unread,
+        connection.unsent,
+        connection.state,
+    ) = marshal.loads(message[body:])
+    if idle:
+        connection.arrived_as = message, connection.session
+    return connection
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -116,8 +156,8 @@ class Receiver:
     def fileno(self) -> int:
         return self._receiver.fileno()
 
-    def receive(self) -> tuple[int, Connection] | None:
-        """The next descriptor and its connection, or None when no message is waiting.
+    def receive(self) -> tuple[int, bytes] | None:
+        """The next descriptor and its message, for `peek` or `unpack`; None when no message is waiting.
 
         A message that has lost a descriptor is skipped: this process had no free descriptor number, the kernel has closed
         the connection, and the client will connect again.
@@ -133,15 +173,12 @@ class Receiver:
                 descriptors = ancillary[0][2]
                 if len(descriptors) == _INT:
                     if size > 1:
-                        return int.from_bytes(descriptors, _BYTE_ORDER), unpack(self._view[:size])
+                        return int.from_bytes(descriptors, _BYTE_ORDER), bytes(self._view[:size])
                     os.close(int.from_bytes(descriptors, _BYTE_ORDER))  # the file beside it was lost
                 else:
-                    return _receive_by_file(*struct.unpack("2i", descriptors))
+                    descriptor, file = struct.unpack("2i", descriptors)
+                    with open(file, "rb", buffering=0) as opened:
+                        opened.seek(0)
+                        return descriptor, opened.readall()
             elif size == 0 or self._view[:size] == WAKE_UP:
                 return None
-
-
-def _receive_by_file(descriptor: int, file: int) -> tuple[int, Connection]:
-    with open(file, "rb", buffering=0) as opened:
-        opened.seek(0)
-        return descriptor, unpack(opened.readall())

@@ -27,7 +27,8 @@ from fcntl import ioctl
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
-from pfxhttpd.io.handoff import Connection, Receiver
+from pfxhttpd.io import handoff
+from pfxhttpd.io.handoff import Connection, IdleConnection, Receiver
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process import client_io
@@ -43,6 +44,10 @@ BATCH = 64
 """Arrivals that are received before the parked connections are looked at again."""
 QUEUE_INTERVAL = 0.05
 """Seconds until a queue that took nothing, though it seemed to have space, is tried again."""
+MAINTENANCE_INTERVAL = 0.02
+"""Seconds between looks at what is not an event: limits, silent connections, queues that were full."""
+MAX_EVENTS = 256
+"""Events that one look returns at most; space for more would be allocated each time."""
 MAX_WAKES = 8
 """Idle workers of a pool that are woken at once."""
 TITLE_INTERVAL = 1.0
@@ -81,11 +86,14 @@ class Parking:
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
         self._acceptor = SaslAcceptor(self._epoll, board, logger)
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, logger)
-        self._parked: OrderedDict[int, tuple[float, Connection]] = OrderedDict()
+        self._parked: OrderedDict[int, tuple[float, Connection | IdleConnection]] = OrderedDict()
         """By descriptor: when the client was last heard (monotonic seconds), and the connection. Oldest first."""
         self._arrived = self._sasl = 0
         self._limiter = LimitLog()
         self._title_set_at, self._title_count = 0.0, -1
+        self._maintain_at = 0.0
+        self._fresh = select.poll()
+        """Looks once at connections that have just arrived."""
         self._leaving = False
 
     def _queue(self, index: int, sender: socket.socket) -> ReadyQueue:
@@ -100,15 +108,15 @@ class Parking:
         self._senders = {queue.fd: queue for queue in self._queues.values()}
         self._epoll.register(self._receiver.fileno(), select.EPOLLIN)
         self._epoll.register(self._channel.fileno(), select.EPOLLIN)
-        self._publish()
+        self._maintain()
+        self._publish(time.monotonic())
         self._channel.send(READY)
         while not self._leaving:
-            self._acceptor.update(allowed=self._may_accept())
-            events = self._epoll.poll(self._timeout())
-            if not events:
-                self._board.forget_in_transit()
+            events = self._epoll.poll(self._timeout(), MAX_EVENTS)
             for fd, mask in events:
-                if fd == self._receiver.fileno():
+                if fd in self._parked:
+                    self._on_event(fd, mask)
+                elif fd == self._receiver.fileno():
                     self._receive_arrivals()
                 elif fd == self._channel.fileno():
                     self._read_channel()
@@ -116,14 +124,22 @@ class Parking:
                     self._accept(fd)
                 elif fd in self._senders:
                     self._senders[fd].deliver()
-                elif fd in self._parked:
-                    self._on_event(fd, mask)
-            self._close_idle()
-            if self._board.declined:
-                self._wake_for_declined()
-            for queue in self._queues.values():
-                queue.maintain()
-            self._publish()
+            if not events:
+                self._board.forget_in_transit()
+            now = time.monotonic()
+            if not events or now >= self._maintain_at:
+                self._maintain_at = now + MAINTENANCE_INTERVAL
+                self._maintain()
+            self._publish(now)
+
+    def _maintain(self) -> None:
+        """What need not be looked at for every event."""
+        self._acceptor.update(allowed=self._may_accept())
+        self._close_idle()
+        if self._board.declined:
+            self._wake_for_declined()
+        for queue in self._queues.values():
+            queue.maintain()
 
     def _may_accept(self) -> bool:
         """Whether there may be one more SASL connection."""
@@ -145,18 +161,17 @@ class Parking:
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
+        if self._board.in_transit or any(queue.waiting for queue in self._queues.values()):
+            return QUEUE_INTERVAL
         due = [HEARTBEAT_INTERVAL]
-        if self._board.declined:
+        if self._board.declined or self._acceptor.paused:
             due.append(RETRY_INTERVAL)
+        now = time.monotonic()
         if self._parked:
             heard_at, _ = next(iter(self._parked.values()))
-            due.append(heard_at + self._config.idle_timeout - time.monotonic())
-        if self._board.in_transit or any(queue.waiting for queue in self._queues.values()):
-            due.append(QUEUE_INTERVAL)
-        if self._acceptor.paused:
-            due.append(RETRY_INTERVAL)
+            due.append(heard_at + self._config.idle_timeout - now)
         if self._title_count != len(self._parked):
-            due.append(self._title_set_at + TITLE_INTERVAL - time.monotonic())
+            due.append(self._title_set_at + TITLE_INTERVAL - now)
         return max(0.0, min(due))
 
     def _read_channel(self) -> None:
@@ -194,18 +209,37 @@ class Parking:
     # -- connections --------------------------------------------------------------------------------------------
 
     def _receive_arrivals(self) -> None:
+        """Receive what workers have parked. A busy client has usually sent its next request by now; that is looked at once
+        for all of them, before any is registered, which would cost two system calls for each."""
+        idle: dict[int, Connection | IdleConnection] = {}
         for _ in range(BATCH):
             received = self._receiver.receive()
             if received is None:
-                return
+                break
             self._arrived += 1
-            fd, connection = received
-            if not connection.unsent and self._is_complete(connection):
+            fd, message = received
+            connection = handoff.peek(message)
+            if connection.unsent:
+                self._park(fd, connection)
+            elif not connection.unread:
+                idle[fd] = connection
+                self._fresh.register(fd, select.POLLIN)
+            elif self._is_complete(connection):
+                self._enqueue(fd, connection)
+            else:
+                self._park(fd, connection)
+        readable = {fd for fd, mask in self._fresh.poll(0) if mask == select.POLLIN} if idle else ()
+        for fd, connection in idle.items():
+            self._fresh.unregister(fd)
+            if fd in readable and _bytes_readable(fd):
                 self._enqueue(fd, connection)
             else:
                 self._park(fd, connection)
 
     def _accept(self, listener: int) -> None:
+        if not self._may_accept():
+            self._acceptor.update(allowed=False)
+            return
         accepted = self._acceptor.accept(listener)
         if accepted:
             fd, connection = accepted
@@ -216,9 +250,9 @@ class Parking:
         """The client of a parked connection has sent something, has hung up, or can take more of a reply."""
         _, connection = self._parked[fd]
         if connection.unsent:
-            self._send(fd, connection)
+            self._send(fd, self._unpacked(fd))
         elif connection.unread or (mask & _HANGUP and not _bytes_readable(fd)):
-            self._receive(fd, connection)
+            self._receive(fd, self._unpacked(fd))
         else:
             self._unpark(fd)
             self._enqueue(fd, connection)
@@ -251,11 +285,19 @@ class Parking:
         else:
             self._touch(fd, connection)
 
+    def _unpacked(self, fd: int) -> Connection:
+        """The parked connection, in the form that can be changed."""
+        heard_at, connection = self._parked[fd]
+        if isinstance(connection, IdleConnection):
+            connection = handoff.unpack(connection.message)
+            self._parked[fd] = heard_at, connection
+        return connection
+
     @staticmethod
-    def _is_complete(connection: Connection, seen: int = 0) -> bool:
+    def _is_complete(connection: Connection | IdleConnection, seen: int = 0) -> bool:
         return bool(connection.unread) and IS_COMPLETE[connection.kind](connection.unread, seen)
 
-    def _park(self, fd: int, connection: Connection) -> None:
+    def _park(self, fd: int, connection: Connection | IdleConnection) -> None:
         self._parked[fd] = (time.monotonic(), connection)
         self._sasl += connection.kind == DOVECOT_SASL
         self._epoll.register(fd, select.EPOLLOUT if connection.unsent else _READABLE)
@@ -265,17 +307,17 @@ class Parking:
         self._sasl -= connection.kind == DOVECOT_SASL
         self._epoll.unregister(fd)
 
-    def _touch(self, fd: int, connection: Connection) -> None:
+    def _touch(self, fd: int, connection: Connection | IdleConnection) -> None:
         """The client was heard just now."""
         self._parked[fd] = (time.monotonic(), connection)
         self._parked.move_to_end(fd)
 
-    def _enqueue(self, fd: int, connection: Connection) -> None:
+    def _enqueue(self, fd: int, connection: Connection | IdleConnection) -> None:
         """Have a worker look at the connection."""
         self._queues[self._config.pools.get(connection.endpoint, self._config.default_pool)].add(fd, connection)
 
     def _close(self, fd: int, reason: str) -> None:
-        _, connection = self._parked[fd]
+        connection = self._unpacked(fd)
         self._unpark(fd)
         client_io.close(fd, connection, reason, self._log)
 
@@ -294,15 +336,17 @@ class Parking:
 
     # -- what is shown ------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
-        parked = len(self._parked)
-        waiting = sum(queue.waiting for queue in self._queues.values())
+    def _publish(self, now: float) -> None:
+        parked, waiting = len(self._parked), 0
+        for queue in self._queues.values():
+            queue.publish()
+            waiting += queue.waiting
         self._board.set_parked(parked + waiting, self._arrived)
-        self._board.beat("parking", time.monotonic())
+        self._board.beat("parking", now)
         self._arrived = 0
-        if self._title_count != parked and time.monotonic() >= self._title_set_at + TITLE_INTERVAL:
+        if self._title_count != parked and now >= self._title_set_at + TITLE_INTERVAL:
             setproctitle(f"pfxhttpd: parking {parked} clients")
-            self._title_count, self._title_set_at = parked, time.monotonic()
+            self._title_count, self._title_set_at = parked, now
 
 
 def _bytes_readable(fd: int) -> int:

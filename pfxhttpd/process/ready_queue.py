@@ -11,7 +11,7 @@ from collections import deque
 from fcntl import ioctl
 
 from pfxhttpd.io import handoff
-from pfxhttpd.io.handoff import Connection
+from pfxhttpd.io.handoff import Connection, IdleConnection
 from pfxhttpd.io.scoreboard import PoolRow
 
 SIOCOUTQ = 0x5411
@@ -24,8 +24,8 @@ class ReadyQueue:
 
     def __init__(self, sender: socket.socket, row: PoolRow, epoll: select.epoll) -> None:
         self._sender, self._row, self._epoll = sender, row, epoll
-        self._overflow: deque[tuple[int, Connection]] = deque()
-        self._full = False
+        self._overflow: deque[tuple[int, Connection | IdleConnection]] = deque()
+        self._full = self._changed = False
         self._miscounted: tuple[int, float] | None = None
         """How many connections the workers had taken when an empty queue was first seen with another count, and when."""
 
@@ -38,11 +38,19 @@ class ReadyQueue:
         """Connections that no worker has taken yet."""
         return self._row.waiting
 
-    def add(self, fd: int, connection: Connection) -> None:
+    def add(self, fd: int, connection: Connection | IdleConnection) -> None:
         """Append a connection that a worker has to look at."""
+        self._changed = True
         self._overflow.append((fd, connection))
         if len(self._overflow) == 1:
             self.deliver()
+
+    def publish(self) -> None:
+        """Publish the queue's length if connections came or went. The sum over all workers that this takes is not worth
+        its cost for each connection."""
+        if self._changed or self._row.waiting:
+            self._row.publish(len(self._overflow))
+            self._changed = False
 
     def maintain(self) -> None:
         """Try again what failed for another reason than a full queue, and correct the count of an empty one."""
@@ -80,7 +88,7 @@ class ReadyQueue:
             self._row.count_sent()
             overflow.popleft()
             os.close(fd)
-        self._row.publish(len(overflow))
+        self._changed = True
         if full is not self._full:
             self._full = full
             if full:
@@ -93,7 +101,7 @@ class ReadyQueue:
         for _ in range(workers):
             handoff.wake(self._sender)
 
-    def close(self) -> list[tuple[int, Connection]]:
+    def close(self) -> list[tuple[int, Connection | IdleConnection]]:
         """The pool was removed; returns the connections that are still waiting here."""
         if self._full:
             self._epoll.unregister(self._sender.fileno())

@@ -21,8 +21,9 @@ class TokenLogin:
         """The account that the attempt's token logs in. Raises `TokenRefused`, and `BackendError` when nothing can be said
         of the token in time."""
         entry = self._entry
-        deadline = time.monotonic() + entry.timeout
-        self._status.begin(entry, deadline)
+        now = time.monotonic()
+        deadline = now + entry.timeout
+        self._status.begin(entry, now, deadline)
         try:
             return self._validator.account(attempt.secret, attempt.user, login_context(entry, attempt), deadline)
         finally:
