@@ -18,6 +18,7 @@ from .load import Load
 from .nginx import Nginx, find_nginx
 from .results import Sample
 from .server import ScriptServer
+from .tokens import tokens
 
 WORKERS = 4
 NAIVE = {"naive": "environment", "naive, no env": "direct"}
@@ -203,6 +204,7 @@ SCENES: dict[str, Callable[[Bench], Iterator[Sample]]] = {
     "options": options,
     "slow": slow,
     "reload": reload,
+    "tokens": tokens,
     "start": start,
 }
 

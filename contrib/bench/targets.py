@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .results import Results
 from .scenes import DELAY_WORKERS
+from .tokens import BEARER, FIXED, VALIDATION
 
 OURS, BASELINE = "pfxhttpd", "baseline"
 """What the table calls this tree and the one that it is compared with."""
@@ -101,6 +102,14 @@ def targets(results: Results, limits: BaselineLimits) -> list[Target]:
     )
     found.at_most("reload under load: replies that were wrong", results.total(reloads, "wrong"), 0, "", 0)
     found.at_most("reload under load: connections that were lost", results.total(reloads, "lost"), 0, "", 0)
+    found.at_most(
+        "processor time per lookup with a token of a provider, against a fixed header",
+        results.ratio((BEARER, OURS), (FIXED, OURS), "cost"),
+        1.03,
+    )
+    for algorithm in ("RS256", "ES256"):
+        figure = f"{algorithm}, µs of processor"
+        found.at_most(f"validation of a JWT, {algorithm}", results.median((VALIDATION, OURS), figure), 300, " µs", 0)
     return found.found
 
 
