@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from kit import daemon
+from kit.oidc.keys import SigningKey
 
 from pfxhttpd.config.load import load_text
 from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP, Settings
@@ -90,6 +91,9 @@ FRAGMENTS = [
 ]
 
 
+KEY = SigningKey("ES256").pem()
+
+
 def completed(document: dict[str, Any]) -> dict[str, Any]:
     """A part of a configuration with what it leaves out: a listener, and an entry for each listener."""
     sections = {"socket_map": "socket_maps", "policy_service": "policy_services", "dovecot_sasl": "dovecot_sasl"}
@@ -116,7 +120,7 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
 )
 def test_check_accepts_every_configuration_in_the_guides(page: str, block: str, tmp_path: Path) -> None:
     for path in re.findall(r"(?:/etc/pfxhttp|\$\{CREDENTIALS_DIRECTORY\})/([\w.]+)", block):
-        (tmp_path / path).write_text("user:password\n")
+        (tmp_path / path).write_text(KEY if path.endswith(".pem") else "user:password\n")
     document = yaml.safe_load(block.replace("/etc/pfxhttp/", f"{tmp_path}/"))
     (tmp_path / "pfxhttp.yml").write_text(yaml.safe_dump(completed(document)))
     done = daemon.run(
