@@ -194,7 +194,14 @@ def test_what_is_forged_gets_nobody_in(provider: ScriptedProvider, attack: str):
     assert login.account(RSA.sign(claims(provider)), "", {}, soon()) == ANN, "that worker is as good as before"
 
 
-UNDECIDED_BY_KEYS = {"another iss", "iss with a slash more", "expired", "bound to a key", "another key of the same kid"}
+UNDECIDED_BY_KEYS = {
+    "a key of another type with the right kid",
+    "another iss",
+    "iss with a slash more",
+    "expired",
+    "bound to a key",
+    "another key of the same kid",
+}
 
 
 @pytest.mark.parametrize("attack", sorted(UNDECIDED_BY_KEYS))
@@ -230,6 +237,15 @@ def test_a_new_key_is_found_by_its_kid(provider: ScriptedProvider, monkeypatch: 
         login.account(RSA.sign(claims(provider)), "", {}, soon())
 
 
+def test_a_wrong_signature_by_a_known_key_fetches_nothing(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pfxhttpd.service.oidc.provider.KEY_REFETCH", 0.0)
+    login = a_worker().login(provider.settings(validation="jwks"))
+    for _ in range(3):
+        with pytest.raises(TokenRefused, match="signature"):
+            login.account(FOREIGN.sign(claims(provider)), "", {}, soon())
+    assert provider.count("/jwks") == 1
+
+
 def test_unknown_kids_are_no_way_to_have_the_provider_flooded(provider: ScriptedProvider):
     login = a_worker().login(provider.settings(validation="jwks"))
     for number in range(20):
@@ -251,6 +267,7 @@ TEN_THOUSAND = {
     "keys": [{**RSA.public_jwk(), "kid": f"k{number}", "n": RSA.public_jwk()["n"][:40]} for number in range(10_000)]
 }
 BAD_SETS = {
+    "101 keys": Answer(json={"keys": [EC.public_jwk(kid=f"k{number}") for number in range(100)] + [RSA.public_jwk()]}),
     "ten thousand keys": Answer(json=TEN_THOUSAND),
     "HTML": Answer(body=b"<html>", headers={"Content-Type": "text/html"}),
     "a list": Answer(json=[RSA.public_jwk()]),
@@ -303,6 +320,20 @@ def test_a_key_that_cannot_be_used_is_as_good_as_none(provider: ScriptedProvider
     provider.answer("/jwks", json={"keys": [UNUSABLE_KEYS[kind], EC.public_jwk()]})
     refusal(provider.settings(validation="jwks"), RSA.sign(claims(provider)))
     assert account(provider.settings(validation="jwks"), EC.sign(claims(provider))) == ANN
+
+
+def test_a_short_key_signs_nothing():
+    """RFC 7518 section 3.3."""
+    short = SigningKey("RS256", "rsa", number=9, bits=1024)
+    with ScriptedProvider(key_set(short)) as provider:
+        refused = refusal(provider.settings(validation="jwks"), short.sign(claims(provider)))
+        assert refused.reason == "the token's signature is wrong"
+
+
+def test_a_hundred_keys_are_not_too_many():
+    keys = [EC.public_jwk(kid=f"k{number}") for number in range(99)] + [RSA.public_jwk()]
+    with ScriptedProvider({"keys": keys}) as provider:
+        assert account(provider.settings(validation="jwks"), RSA.sign(claims(provider))) == ANN
 
 
 def test_an_empty_set_may_be_null(provider: ScriptedProvider):
