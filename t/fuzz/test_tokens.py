@@ -17,7 +17,32 @@ from pfxhttpd.rules.response import BackendError, BackendResponse
 from pfxhttpd.rules.token import JWT_ACCOUNT, account_of, check_jwt_claims
 
 NAMES = some.sampled_from(
-    ["alg", "kid", "crit", "typ", "iss", "sub", "aud", "exp", "nbf", "iat", "scope", "scp", "cnf", "azp", "client_id", "tid", "email", "email_verified", "active", "keys", "kty", "n", "e", "use"]
+    [
+        "alg",
+        "kid",
+        "crit",
+        "typ",
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "scope",
+        "scp",
+        "cnf",
+        "azp",
+        "client_id",
+        "tid",
+        "email",
+        "email_verified",
+        "active",
+        "keys",
+        "kty",
+        "n",
+        "e",
+        "use",
+    ]
 )
 VALUES = some.recursive(
     some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=20) | some.sampled_from(
