@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from drill import expected
 from drill.invariants import Ledger, Outcome, judge_login, judge_lookup, judge_policy
 
-GIVE_UP = 20.0
+GIVE_UP = 30.0
 """Seconds after which a client no longer waits for an answer."""
 
 MAPS = ("users", "domains")
