@@ -1,4 +1,4 @@
-"""Long lives: what 200,000 lookups, 1,000 workers and 100 reloads leave behind in the processes that stay."""
+"""Long lives: what 100,000 lookups, 500 workers and 100 reloads leave behind in the processes that stay."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from kit.load import Load
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 WORKERS = 4
-LOOKUPS, GENERATIONS, RELOADS = 200_000, 1_000, 100
-GROWTH = 2 * 1024
-"""kB by which a process may be larger in the end: caches and counters fill, and no allocator gives everything back."""
+LOOKUPS, GENERATIONS, RELOADS = 100_000, 500, 100
+GROWTH, CACHE_GROWTH = 1024, 2 * 1024
+"""kB by which a process, and the cache process, may be larger in the end: tables and counters fill, and no allocator
+returns everything. It is 10 bytes per lookup and 2 kB per worker."""
 
 KEPT = 2
 """Descriptors of a backend's and the cache's connection."""
@@ -64,7 +65,7 @@ def descriptors(processes: dict[str, int]) -> dict[str, int]:
 
 def check_growth(before: dict[str, int], after: dict[str, int]) -> None:
     grown = {role: after[role] - before[role] for role in before}
-    assert all(growth < GROWTH for growth in grown.values()), grown
+    assert all(growth < (CACHE_GROWTH if role == "cache" else GROWTH) for role, growth in grown.items()), grown
 
 
 def check_descriptors(before: dict[str, int], after: dict[str, int]) -> None:
@@ -113,7 +114,7 @@ def test_connections_leave_nothing(serve, nginx):
     check_descriptors(open_before, descriptors(processes))
 
 
-def test_a_thousand_workers_leave_nothing(serve, nginx):
+def test_hundreds_of_workers_leave_nothing(serve, nginx):
     """Each serves ten requests or a few more."""
     shop = Shop(serve, nginx, max_requests=10)
     daemon = shop.daemon
