@@ -23,9 +23,10 @@ PATIENCE = 120.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    """As a user's: the package is not on Python's path."""
+    """As a user's: the package is not on Python's path, and compiled code is written where Python writes it by itself."""
     found = daemon.clean_environment({"PYTHON": sys.executable, **more})
-    del found["PYTHONPATH"]
+    for name in ("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"):
+        found.pop(name, None)
     return found
 
 
