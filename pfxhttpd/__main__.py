@@ -19,6 +19,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code (sysexits.h)."""
+    open_standard_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = parser().parse_args(arguments)
@@ -46,6 +47,21 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except (CommandError, SetupError) as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in the place of each standard stream that is closed.
+
+    Otherwise the next file that is opened, such as the pid file, would get its descriptor, and the log would be written to
+    that file.
+    """
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lower descriptors are open, so the new file gets this one (open(2)).
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - it stays open
 
 
 if __name__ == "__main__":

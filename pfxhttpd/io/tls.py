@@ -23,7 +23,7 @@ _BUNDLES = (
 
 
 def context(tls: Tls) -> ssl.SSLContext:
-    """The TLS context for all backends; TLS 1.2 at least. Raises `SetupError`."""
+    """The TLS context for all backends; TLS 1.2 at least. Raises `SetupError` with the exit code EX_CONFIG."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if not tls.enabled:
@@ -43,7 +43,10 @@ def context(tls: Tls) -> ssl.SSLContext:
 
 def _load_client_certificate(made: ssl.SSLContext, tls: Tls) -> None:
     def refuse() -> str:
-        raise SetupError(f"server.tls.key: {tls.key or tls.cert}: the key is encrypted; store it without a passphrase")
+        raise SetupError(
+            f"server.tls.key: {tls.key or tls.cert}: the key is encrypted; store it without a passphrase",
+            exit_code=os.EX_CONFIG,
+        )
 
     made.load_cert_chain(tls.cert, tls.key or None, password=refuse)
 
@@ -61,6 +64,7 @@ def _load(what: str, path: str, load: Callable[[], None]) -> None:
     try:
         load()
     except ssl.SSLError as error:
-        raise SetupError(f"{what}: {path}: no PEM file that can be used ({error.reason or error})") from error
+        reason = f"no PEM file that can be used ({error.reason or error})"
+        raise SetupError(f"{what}: {path}: {reason}", exit_code=os.EX_CONFIG) from error
     except OSError as error:
-        raise SetupError(f"{what}: {path}: {error.strerror}") from error
+        raise SetupError(f"{what}: {path}: {error.strerror}", exit_code=os.EX_CONFIG) from error

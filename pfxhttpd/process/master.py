@@ -57,7 +57,8 @@ class Master:
         owner: tuple[int, int] | None,
     ) -> None:
         self._notifier = notifier
-        self._tick = min(TICK, notifier.watchdog_interval / 2) if notifier.watchdog_interval else TICK
+        # systemd wants a message in every half of the interval (sd_watchdog_enabled(3)); a third leaves time to be late.
+        self._tick = min(TICK, notifier.watchdog_interval / 3) if notifier.watchdog_interval else TICK
         self._board = Scoreboard()
         self._selector = selectors.DefaultSelector()
         self._take_signals()

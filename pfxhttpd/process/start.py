@@ -41,9 +41,7 @@ class StartNotifier:
         """Let that process exit with 0, and let go of standard error, which may be its terminal."""
         if self.descriptor >= 0:
             self.failed(os.EX_OK)
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 2)
-            os.close(null)
+            _release_standard_error()
 
     def failed(self, code: int) -> None:
         """Let that process exit with this code."""
@@ -95,6 +93,8 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
         code = error.exit_code
         options.notifier.failed(code)
         return code
+    if identity.uid == 0 and not server.run_as_user and logger.info:
+        logger.info("The server runs as root, because server.run_as_user is not set")
     try:
         code = master.run(options.notifier.serving)
         if code:
@@ -113,7 +113,8 @@ def _raise_limit() -> None:
 
 
 def daemonize(preserve: list[int]) -> StartNotifier:
-    """Continue as a daemon that keeps the descriptors `preserve` and, until it serves, standard error.
+    """Continue as a daemon that keeps the descriptors `preserve` and, until it serves, standard error. Its child processes
+    do not have the standard error.
 
     Standard output is kept unless it is a terminal, because it may be where the log goes. In the process that was
     started this does not return: it exits with 0 when the daemon serves, or with the exit code of the daemon.
@@ -136,4 +137,10 @@ def daemonize(preserve: list[int]) -> StartNotifier:
         stderr=sys.stderr,
         signal_map={},
     ).open()
+    os.register_at_fork(after_in_child=_release_standard_error)
     return StartNotifier(notify)
+
+
+def _release_standard_error() -> None:
+    """Replace standard error by a daemon's standard input, which is /dev/null; a chroot has no such file."""
+    os.dup2(0, 2)

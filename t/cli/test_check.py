@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +47,11 @@ socket_maps:
 """
 
 
+@pytest.fixture(autouse=True)
+def _not_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
 def other_key(key: ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -87,6 +93,19 @@ def test_a_valid_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.startswith("environment: PFXHTTP_SERVER_LOGGING_LEVEL: ")
     assert checked(path, format="json") == 78
     assert capsys.readouterr().err == f"{path}:1:1: not valid JSON: expecting value\n"
+
+
+def test_root_learns_that_the_server_would_run_as_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    path = tmp_path / "pfxhttp.conf"
+    path.write_text(GOOD)
+    assert checked(path) == 0
+    warning = "warning: server.run_as_user is not set, so a server that root starts runs as root"
+    assert capsys.readouterr() == (f"{path}: ok\n{path}: {warning}\n", "")
+    assert checked(path, {"PFXHTTP_SERVER_RUN_AS_USER": "nobody"}) == 0
+    assert capsys.readouterr() == (f"{path}: ok\n", "")
 
 
 KEY_FILES = {

@@ -21,6 +21,7 @@ from kit.clients import Policy, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
 from kit.daemon import Daemon, clean_environment
 from kit.needs import needs
+from kit.places import reachable
 
 USER = "nobody"
 THREE = ("resolv.conf", "hosts", "nsswitch.conf")
@@ -74,6 +75,7 @@ def jailed(api: Backend, authority: Authority, jail: Path, *listeners: Any, **se
         "cert": api.client_pair.certificate,
         "key": api.client_pair.key,
     }
+    server = {"tls": tls, **server}
     return configuration(
         *listeners,
         socket_maps={"m": socket_map(api.url("/map", host=NAME))},
@@ -81,7 +83,6 @@ def jailed(api: Backend, authority: Authority, jail: Path, *listeners: Any, **se
         run_as_user=USER,
         run_as_group="nogroup",
         chroot=str(jail),
-        tls=tls,
         response_cache={"enabled": True},
         **server,
     )
@@ -259,6 +260,29 @@ def test_reload_inside_the_jail(api: Backend, authority: Authority, jail: Path) 
                 assert client.ask("m", "x") == "OK over TLS"
 
 
+def test_the_lookup_of_a_listeners_name_has_a_limit(api: Backend, authority: Authority, jail: Path) -> None:
+    """The jail's only name server never answers; the resolver itself would wait for 30 seconds, and then try again."""
+    config = jailed(api, authority, jail, listener("socket_map", "m", ports.free()), tls={"enabled": False})
+    (jail / "etc/nsswitch.conf").write_text("hosts: files dns\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, Jailed(config) as daemon:
+        server.bind(("127.83.1.1", 53))
+        (jail / "etc/resolv.conf").write_text("nameserver 127.83.1.1\noptions timeout:30 attempts:3\n")
+        late = {**listener("socket_map", "late", ports.free()), "address": "late.pfxhttpd.test"}
+        config["server"]["listen"].append(late)
+        config["server"]["runtime_directory"] = str(daemon.runtime_directory)
+        inside = jail / daemon.config_path.relative_to("/")
+        inside.parent.mkdir(parents=True)
+        daemon.write(config)
+        inside.write_text(daemon.config_path.read_text())
+        told = daemon.run("reload")
+        assert told.returncode == os.EX_CONFIG
+        assert "the lookup of late.pfxhttpd.test took longer than 5 s" in told.stderr
+        assert server.recv(4096)  # it was asked
+        os.kill(daemon.workers()[0], signal.SIGKILL)
+        daemon.log.wait_for("Process died")
+        assert daemon.run("status").returncode == 0
+
+
 def test_the_service_manager_hears_from_inside(api: Backend, authority: Authority, jail: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(20)
@@ -322,3 +346,22 @@ def test_a_user_without_a_jail_leaves_nothing_behind(api: Backend, authority: Au
             assert_powerless(pid)
         with SocketMap(("127.0.0.1", port)) as client:
             assert client.ask("m", "x") == "OK over TLS"
+
+
+@pytest.mark.parametrize(("user", "warned"), [("", True), (USER, False)], ids=["root", "another user"])
+def test_a_server_that_runs_as_root_says_so_once(user: str, warned: bool) -> None:
+    with reachable() as place:
+        config = configuration(
+            listener("socket_map", "m", ports.free()),
+            socket_maps={"m": socket_map("http://127.0.0.1:9/")},
+            runtime_directory=str(place / "run"),
+            level="info",
+            **({"run_as_user": user} if user else {}),
+        )
+        with Daemon(config) as daemon:
+            assert len(daemon.log.find("The server runs as root")) == warned
+            daemon.reload()
+            assert len(daemon.log.find("The server runs as root")) == warned
+            checked = daemon.run("check")
+            assert checked.returncode == 0
+            assert ("warning: server.run_as_user is not set" in checked.stdout) == warned

@@ -128,10 +128,15 @@ def test_a_pid_file_that_cannot_be_written_is_refused(serve, tmp_path):
     assert code == CANNOT and "missing/pid" in said
 
 
-def test_a_ca_that_is_not_there_is_refused(serve, tmp_path):
-    missing = str(tmp_path / "none.pem")
-    code, said = refused(serve, config(inet(ports.free()), tls={"enabled": True, "root_ca": missing}))
-    assert code in (CANNOT, CONFIGURATION) and missing in said
+@pytest.mark.parametrize("content", [None, "no PEM"], ids=["missing", "no PEM"])
+@pytest.mark.parametrize("key", ["root_ca", "cert"])
+def test_a_tls_file_that_cannot_be_used_is_an_error_of_the_configuration(serve, tmp_path, key, content):
+    file = tmp_path / "file.pem"
+    if content:
+        file.write_text(content)
+    tls = {"enabled": True, key: str(file), **({"key": str(file)} if key == "cert" else {})}
+    code, said = refused(serve, config(inet(ports.free()), tls=tls))
+    assert code == CONFIGURATION and f"server.tls.{key}: {file}: " in said
 
 
 def test_signals_that_were_blocked_at_the_start_are_heard(serve):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,9 @@ from pfxhttpd.config.settings import Listener
 from pfxhttpd.io import SetupError
 
 Address = tuple[Any, ...]
+
+LOOKUP_TIMEOUT = 5.0
+"""Seconds for the lookup of a host name."""
 
 
 class TcpListener(socket.socket):
@@ -41,13 +45,49 @@ def _resolve(listener: Listener, host: str) -> tuple[int, Address]:
         return socket.AF_INET6, ("::", listener.port)
     family = socket.AF_INET6 if listener.type == "tcp6" else socket.AF_UNSPEC
     try:
-        found = socket.getaddrinfo(host, listener.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        found = _look_up(host, listener.port, family)
+    except TimeoutError as error:
+        raise SetupError(
+            f"cannot listen on {listener.endpoint}: the lookup of {host} took longer than {LOOKUP_TIMEOUT:g} s"
+        ) from error
     except (socket.gaierror, UnicodeError) as error:
         wanted = "an IPv6 address" if listener.type == "tcp6" else "an address of this machine"
         reason = error.strerror if isinstance(error, OSError) else error
         raise SetupError(f"cannot listen on {listener.endpoint}: {host} is not {wanted}: {reason}") from error
     found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return found[0][0], found[0][4]
+    return found[0]
+
+
+def _look_up(host: str, port: int, family: int) -> list[tuple[int, Address]]:
+    """Families and addresses, as getaddrinfo(3) gives them. Raises `TimeoutError`, `socket.gaierror`, `UnicodeError`.
+
+    The resolver's own time limits can add up to minutes, during which the master would do nothing else, and the call cannot
+    be interrupted. So a name is looked up in a thread, which is left alone if it takes too long.
+    """
+    outcome: list[list[tuple[int, Address]] | Exception] = []
+
+    def look_up(flags: int) -> list[tuple[int, Address]]:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags | socket.AI_PASSIVE)
+        return [(one[0], one[4]) for one in found]
+
+    def run() -> None:
+        try:
+            outcome.append(look_up(0))
+        except (socket.gaierror, UnicodeError) as error:
+            outcome.append(error)
+
+    try:
+        return look_up(socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        pass  # it is a name
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LOOKUP_TIMEOUT)
+    if not outcome:
+        raise TimeoutError
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _bind(family: int, address: Address, backlog: int, only_ipv6: bool) -> TcpListener:
