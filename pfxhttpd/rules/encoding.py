@@ -11,7 +11,7 @@ the result. The layers, each with what it does to a text and to a JSON document 
     layer                           a text becomes                        a JSON document becomes
     JSON string, "..."              JSON string escapes                   JSON string escapes
     JSON, outside of strings        a complete JSON string, with quotes   itself
-    form field, part of a URL       percent-encoded                       percent-encoded
+    form field, part of a URL       percent-encoded (see `path_encoded`)  percent-encoded
     XML text or attribute value     character references                  character references
     other text                      itself                                itself
 
@@ -39,6 +39,7 @@ _FIRST_MARK, _LAST_MARK = 0xF0000, 0xFFFFD  # a private use area: not in names o
 _MARK = f"[{chr(_FIRST_MARK)}-{chr(_LAST_MARK)}]"
 _TOKEN = re.compile(rf'"(?:[^"\\]|\\.)*"|{_MARK}', re.DOTALL)
 _SINGLE_QUOTED = re.compile(r"(?<!\w)'[^']*'")
+_DOT_SEGMENT = re.compile(r"(?<![^/\\])\.\.?(?![^/\\])")
 _BLANKS = " \t\r\n"
 
 _XML_REFERENCES = str.maketrans(
@@ -75,13 +76,21 @@ def json_string(text: str) -> str:
 
 
 def percent_encoded(text: str) -> str:
-    """The text with everything but its unreserved characters percent-encoded (RFC 3986 section 2.3).
-
-    `.` and `..` are encoded as well: as a whole segment of a path they would refer to another directory.
-    """
-    if text == "." or text == "..":
-        return text.replace(".", "%2E")
+    """The text with everything but its unreserved characters percent-encoded (RFC 3986 section 2.3)."""
     return quote(text, safe="", errors="replace")
+
+
+def path_encoded(text: str) -> str:
+    """The text as a part of a URL's path: percent-encoded, and without `.` and `..` as segments.
+
+    Web servers decode a path before they resolve these segments, so `..%2Fother` would lead to another directory. The
+    dots of such a segment are encoded twice: the server decodes them to `%2E`, which is no file's name.
+    """
+    return quote(_DOT_SEGMENT.sub(_encoded_dots, text), safe="", errors="replace")
+
+
+def _encoded_dots(segment: re.Match[str]) -> str:
+    return segment[0].replace(".", "%2E")
 
 
 def xml_escaped(text: str) -> str:
@@ -108,7 +117,7 @@ def form_layers(text: str, marks: Marks) -> dict[str, Layers]:
     found: dict[str, Layers] = {}
     for field in text.split("&"):
         for part in field.split("=", 1):
-            found |= _percent_layers(part, unquote_plus, marks)
+            found |= _percent_layers(part, unquote_plus, marks, percent_encoded)
     return found
 
 
@@ -116,9 +125,9 @@ def url_layers(text: str, marks: Marks) -> dict[str, Layers]:
     """The layers of each mark in a URL, behind its host. Raises EncodingError."""
     text, _, fragment = text.partition("#")
     path, _, query = text.partition("?")
-    found = _percent_layers(fragment, unquote, marks)
+    found = _percent_layers(fragment, unquote, marks, percent_encoded)
     for segment in path.split("/"):
-        found |= _percent_layers(segment, unquote, marks)
+        found |= _percent_layers(segment, unquote, marks, path_encoded)
     return found | form_layers(query, marks)
 
 
@@ -133,11 +142,11 @@ def xml_layers(text: str, marks: Marks) -> dict[str, Layers]:
     return found
 
 
-def _percent_layers(part: str, decode: Encoder, marks: Marks) -> dict[str, Layers]:
+def _percent_layers(part: str, decode: Encoder, marks: Marks, encode: Encoder) -> dict[str, Layers]:
     unfinished = re.search(rf"%[0-9A-Fa-f]?({_MARK})", part)
     if unfinished:
         raise EncodingError(unfinished[1], "the percent sign in front of it lacks its two digits")
-    return _text_layers(decode(part), marks, (percent_encoded,))
+    return _text_layers(decode(part), marks, (encode,))
 
 
 def _text_layers(text: str, marks: Marks, outer: Layers) -> dict[str, Layers]:
