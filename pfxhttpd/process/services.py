@@ -69,7 +69,7 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
     if server.response_cache.enabled or any(map(providers_of, entries)):
         context.cache.connect(CACHE_TIMEOUT)
     cache = CacheBuffer(context.cache, context.board.cache, server.response_cache)
-    session, shared = DirectSession(transport), SharedDocuments(context.cache)
+    session, shared = DirectSession(transport), SharedDocuments(context.cache, f"{server.tls} ")
 
     def provider(oidc: BackendOidc | SaslOidc, timeout: float) -> Provider:
         uri = oidc.configuration_uri

@@ -17,6 +17,7 @@ from pfxhttpd.io.transport.response import ParsedResponse
 from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.rules.breaker import Outcome, key_hash, outcome_of
 from pfxhttpd.rules.login import login_outcome
+from pfxhttpd.rules.redact import REDACTED
 from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
@@ -27,6 +28,7 @@ Question = str | Mapping[str, str]
 """What fills the templates: the key of a lookup, the attributes of a policy request, or the user of a login."""
 
 _UNAUTHORIZED = 401
+_REDACTED = REDACTED.encode("ascii")
 _NO_HEADERS: Mapping[str, str] = {}
 _REASONS = (
     (exceptions.Timeout, "backend timed out"),
@@ -127,10 +129,15 @@ class Backend:
         try:
             response = self._send(question, body, deadline)
             status, content = response.status_code, response.body
+            if self._bearer:
+                content = content.replace(self._bearer.encode("ascii"), _REDACTED)  # a backend may echo the request
             if entry.kind != DOVECOT_SASL:
                 answer = BackendResponse(status, _NO_HEADERS, content, read_document(entry, status, content))
             else:
-                answer = BackendResponse(status, _headers(response), content)
+                headers = _headers(response)
+                if self._bearer:
+                    headers = {name: value.replace(self._bearer, REDACTED) for name, value in headers.items()}
+                answer = BackendResponse(status, headers, content)
                 outcome = login_outcome(entry, answer)
         except BackendError as error:
             self._record(decision, outcome_of(error.status), question, error.timeout)

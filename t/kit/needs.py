@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def node_modules() -> Path:
     return Path(os.environ.get("PFXHTTPD_TEST_NODE_MODULES") or Path(__file__).parent / "oidc/node_modules")
 
 
+NODE_VERSION = (20, 12)
+"""The first that oidc-provider 9 runs on; Debian 13 has a later one, Debian 12 an earlier one."""
+
+
+def _node_version() -> tuple[int, ...]:
+    node = program("node")
+    if node is None:
+        return ()
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+    return tuple(map(int, version.strip().removeprefix("v").split(".")))
+
+
 def _has(what: str) -> bool:
     if what == "root":
         return os.geteuid() == 0
@@ -46,7 +59,7 @@ def _has(what: str) -> bool:
         path = os.environ.get("PFXHTTPD_TEST_EXIM", "")
         return bool(path) and os.access(path, os.X_OK)
     if what == "oidc-provider":
-        return (node_modules() / what).is_dir()
+        return (node_modules() / what).is_dir() and _node_version() >= NODE_VERSION
     return program(what) is not None
 
 
@@ -55,6 +68,7 @@ def needs(*components: str) -> None:
     missing = [what for what in components if not _has(what)]
     if not missing:
         return
+    missing = [f"{what} (on Node.js 20.12 or later)" if what == "oidc-provider" else what for what in missing]
     message = f"missing here: {', '.join(missing)} (t/run as root on Debian installs what tests need)"
     if strict():
         pytest.fail(message, pytrace=False)

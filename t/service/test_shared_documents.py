@@ -52,6 +52,16 @@ def test_another_worker_gets_what_the_first_one_has_fetched():
     assert SharedDocuments(cache).get("name", "p", fail, soon()) == first
 
 
+def test_another_scope_has_documents_of_its_own():
+    cache = CountingCache()
+    for scope in ("unchecked ", "checked "):
+        shared = SharedDocuments(cache, scope)
+        assert shared.get("name", "p", lambda: fetched(scope), soon()).text == scope
+        shared.discard("name", shared.get("name", "p", fail, soon()))
+        with pytest.raises(BackendError):
+            shared.get("name", "p", fail, soon())
+
+
 def test_what_another_one_is_fetching_is_waited_for():
     cache, begun, go = LocalCache(), threading.Event(), threading.Event()
     one, two = SharedDocuments(cache), SharedDocuments(cache)

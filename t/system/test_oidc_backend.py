@@ -277,6 +277,29 @@ def test_what_the_provider_echoes_gets_nowhere(api: Api, authority: Authority, k
         assert not api.count() and not provider.count("/other")
 
 
+def test_a_token_that_the_api_echoes_gets_nowhere(api: Api, provider: Provider, authority: Authority):
+    def echo(request: Request) -> Answer:
+        said = f"you sent {request.header('authorization')}"
+        return Answer(403, {"Auth-Status": said}, json={"error": said, "result": said})
+
+    for path in ("/map", "/login"):
+        api.answer(path, echo)
+    maps = {
+        "value": entry(api, provider) | {"status_code": 403, "error_field": ""},
+        "error": entry(api, provider) | {"status_code": 403},
+    }
+    with serving(authority, maps) as site:
+        assert site.ask("value", "k") == "OK you sent Bearer <redacted>"
+        assert site.ask("error", "k") == "PERM you sent Bearer <redacted>"
+        assert api.tokens[0] not in site.log.text
+    login = {"target": api.url("/login"), "timeout": "3s", "backend_oidc_auth": oidc(provider, **API_CLIENT)}
+    with Logins({"login": login}, tls={"enabled": True, "root_ca": authority.certificate}) as logins:
+        with logins.client("login") as connected:
+            answer = connected.plain("ann", RIGHT)
+        assert answer.startswith("FAIL") and "you sent Bearer <redacted>" in answer
+        assert api.tokens[-1] not in logins.log.text
+
+
 def test_endpoints_that_are_less_secure_than_what_names_them(api: Api, authority: Authority):
     pair = authority.server("127.0.0.1")
     with ScriptedProvider(certificate=ServerTls(pair.certificate, pair.key)) as provider:

@@ -41,12 +41,14 @@ Fetch = Callable[[], Document]
 class SharedDocuments:
     """One worker's access to the shared documents."""
 
-    def __init__(self, cache: DocumentCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: DocumentCache, scope: str = "") -> None:
+        """Documents are shared by those of the same `scope`: what was fetched without a check of certificates is not to
+        be used by a configuration that demands it."""
+        self._cache, self._scope = cache, scope
         self._owner = str(os.getpid())
         self._copies: dict[str, Document] = {}
 
-    def copy(self, name: str, now: float) -> Document | None:
+    def _copy(self, name: str, now: float) -> Document | None:
         """This worker's own copy, if it needs no refresh."""
         document = self._copies.get(name)
         return document if document is not None and now < document.refresh_at else None
@@ -56,8 +58,8 @@ class SharedDocuments:
 
         A document whose refresh fails is used on until it expires. Raises `BackendError` when there is none.
         """
-        since = time.monotonic()
-        document = self.copy(name, since)
+        name, since = self._scope + name, time.monotonic()
+        document = self._copy(name, since)
         if document is not None and document.fetched_at > newer_than:
             return document
         while True:
@@ -83,6 +85,7 @@ class SharedDocuments:
 
     def discard(self, name: str, document: Document) -> None:
         """Forget this document, which has turned out to be no good."""
+        name = self._scope + name
         if self._copies.get(name) == document:
             del self._copies[name]
         self._cache.discard_document(name, document.fetched_at)

@@ -105,7 +105,7 @@ class Provider:
             stdout=subprocess.PIPE,
             stderr=self._remarks,
             text=True,
-            env={"PATH": os.environ.get("PATH", ""), "NODE_NO_WARNINGS": "1", "NODE_OPTIONS": _options()},
+            env={"PATH": os.environ.get("PATH", ""), "NODE_NO_WARNINGS": "1"},
         )
         self._say({**self._options, "jwks": self._jwks()})
 
@@ -198,12 +198,6 @@ class Provider:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _options() -> str:
-    """Node 18, which Debian 12 has, keeps WebCrypto behind a flag."""
-    version = subprocess.run([program("node") or "node", "--version"], capture_output=True, text=True, check=True)
-    return "--experimental-global-webcrypto" if version.stdout.startswith("v18.") else ""
 
 
 def _basic(client_id: str, secret: str) -> dict[str, str]:
