@@ -31,9 +31,9 @@ def load(file: str, format: str | None, environ: Mapping[str, str]) -> Loaded:
     # Imported here because the schema validator alone takes longer to import than `status` takes to run.
     from pfxhttpd.config.load import load
     from pfxhttpd.io.oidc import assertion
-    from pfxhttpd.rules import template, verdict
+    from pfxhttpd.rules import login, template, verdict
 
-    return load(file, format, environ, (template.check, verdict.check, assertion.check))
+    return load(file, format, environ, (template.check, verdict.check, login.check, assertion.check))
 
 
 def settings(file: str, format: str | None, environ: Mapping[str, str]) -> Settings:

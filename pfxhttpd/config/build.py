@@ -73,13 +73,16 @@ def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
     An entry with mistakes is built too, without the wrong values, so that further checks can look at the others.
     """
     plain = node.plain()
-    status = plain["status_code"]
     of_kind: dict[str, Any] = {}
     if kind == POLICY_SERVICE:
         of_kind = {"failure_action": plain["failure_action"], "cache_ignore": frozenset(plain["cache_ignore"])}
     elif kind == DOVECOT_SASL:
         port = plain["default_local_port"]
-        of_kind = {"temporary_failure": plain["temporary_failure"], "default_local_port": str(port)}
+        of_kind = {
+            "reject_status": _codes(plain["reject_status"]),
+            "temporary_failure": plain["temporary_failure"],
+            "default_local_port": str(port),
+        }
     return Entry(
         kind=kind,
         name=name,
@@ -87,7 +90,7 @@ def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
         method=plain.get("method", "POST"),
         headers=_headers(node, secrets),
         payload=plain["payload"],
-        status_codes=frozenset(status if isinstance(status, list) else [status]),
+        status_codes=_codes(plain["status_code"]),
         value_field=plain["value_field"],
         error_field=plain["error_field"],
         no_error_value=plain["no_error_value"],
@@ -98,6 +101,11 @@ def entry(kind: str, name: str, node: Node, secrets: SecretFiles) -> Entry:
         sasl_oidc=_sasl_oidc(node.value["sasl_oidc_auth"], secrets),
         **of_kind,
     )
+
+
+def _codes(written: int | list[int]) -> frozenset[int]:
+    """The status codes of a key that takes one or a list."""
+    return frozenset(written if isinstance(written, list) else [written])
 
 
 def _headers(node: Node, secrets: SecretFiles) -> tuple[tuple[str, str], ...]:

@@ -173,6 +173,7 @@ class Entry:
     http_response_compression: bool = False
     failure_action: str = "DEFER Temporary server problem"
     cache_ignore: frozenset[str] = frozenset({"instance", "queue_id", "client_port", "stress"})
+    reject_status: frozenset[int] = frozenset()
     temporary_failure: str = "disconnect"
     default_local_port: str = ""
     backend_oidc: BackendOidc = BackendOidc()

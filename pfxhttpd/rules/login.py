@@ -6,7 +6,7 @@ authentication failed" for every refusal, and mail clients then ask their user f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import Entry
@@ -47,6 +47,12 @@ class CredentialsRefused(BackendError):
     """The backend refused our own credentials, so nothing is known about the user. The backend itself is up."""
 
 
+def check(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yields (key, what is wrong with its value): a code of `reject_status` cannot also accept."""
+    for code in sorted(entry.reject_status & entry.status_codes):
+        yield "reject_status", f"{code} is also in `status_code`, which accepts the login"
+
+
 def login_context(entry: Entry, attempt: Attempt) -> dict[str, str]:
     """What is known of the attempt's origin. It accompanies a password or a token to the backend or provider."""
     parameters = attempt.parameters
@@ -66,9 +72,10 @@ def password_request(entry: Entry, attempt: Attempt) -> dict[str, str]:
 def login_verdict(entry: Entry, response: BackendResponse, user: str) -> LoginAccepted | LoginRefused:
     """What the response says about `user`'s password. Raises BackendError where it says nothing; that is temporary.
 
-    An expected status accepts the account that `Auth-User` names, else `user`. An unfit `Auth-User` refuses. 5xx, 408,
-    425 and 429 are backend failures. 401 always, and 403 without `Auth-Status`, mean that the backend refused our own
-    credentials (CredentialsRefused). Every other status refuses, with `Auth-Status` as the reason.
+    An expected status accepts the account that `Auth-User` names, else `user`. An unfit `Auth-User` refuses. So do the
+    codes in `reject_status`, and every other code with `Auth-Status`, which is the reason, apart from 401, 408, 425, 429
+    and 5xx. 401, and 403 without `Auth-Status`, mean that the backend refused our own credentials (CredentialsRefused).
+    Any code without `Auth-Status` may come from a web server that knows nothing about users, as 404 for a wrong URL does.
     """
     status = response.status
     if status in entry.status_codes:
@@ -76,17 +83,22 @@ def login_verdict(entry: Entry, response: BackendResponse, user: str) -> LoginAc
         account = user if account is None else account
         error = account_error(account)
         return LoginRefused(error) if error else LoginAccepted(account)
-    check_status(status)
     reason = _auth_status(response)
+    if status in entry.reject_status:
+        return LoginRefused(reason or _NO_REASON)
+    check_status(status)
     if status == _UNAUTHORIZED or (status == _FORBIDDEN and not reason):
         raise CredentialsRefused(f"backend refused our credentials with status code {status}", status=status)
-    return LoginRefused(reason or _NO_REASON)
+    if reason:
+        return LoginRefused(reason)
+    raise BackendError(f"backend answered with status code {status} and without Auth-Status", status=status)
 
 
 def login_outcome(entry: Entry, response: BackendResponse) -> Outcome:
     """What the response to a login says about the backend. A 500 that says something about the user is no failure."""
     status = response.status
-    if status in entry.status_codes or (status == SERVER_ERROR and _auth_status(response)):
+    expected = status in entry.status_codes or status in entry.reject_status
+    if expected or (status == SERVER_ERROR and _auth_status(response)):
         return Outcome.SUCCESS
     return outcome_of(status)
 

@@ -3,8 +3,9 @@
 `SaslSession.receive_line` takes one line of the client and returns a LineResult. If that holds an Attempt, the caller
 has the credentials verified and passes the outcome to `succeed` or `fail`, at any later time; both return the bytes to
 send. Between any two lines `freeze` returns the whole state as primitive values and `thaw` restores it, so that any
-process can handle any line. The only confidential part of that state is the user name of a LOGIN exchange between its
-two messages; passwords and tokens leave with their Attempt and are not kept.
+process can handle any line. The only confidential parts of that state are user names: that of a LOGIN exchange between
+its two messages, and that of a refused token until the client's acknowledgement. Passwords and tokens leave with their
+Attempt and are not kept.
 
 The table `_TRANSITIONS` lists what each command does to an exchange in each state. `OK`, `FAIL` and `CONT` always carry
 the id of the line or attempt that they answer, never 0, and `OK` is sent only by `succeed`.
@@ -83,7 +84,7 @@ class SaslSession:
     def freeze(self) -> FrozenSession:
         """The state as nested tuples of str, bytes and int, which marshal can store in about STATE_LIMIT bytes.
 
-        It may contain the user name of a LOGIN exchange, so it must never be written to a log or a file.
+        It may contain user names, so it must never be written to a log or a file.
         """
         return self._awaited, self._serial, tuple(exchange.freeze() for exchange in self._open.values())
 
@@ -137,8 +138,8 @@ class SaslSession:
             return b""
         if temp:
             del self._open[attempt.id]
-            return fail(attempt.id, reason, temp=True)
-        return self._reject(exchange, reason, status)
+            return fail(attempt.id, reason, user=attempt.user, temp=True)
+        return self._reject(exchange, reason, status, attempt.user)
 
     def _exchange_of(self, attempt: Attempt) -> Exchange | None:
         """The open exchange that awaits the outcome of this very attempt."""
@@ -186,7 +187,7 @@ class SaslSession:
 
     def _acknowledge(self, key: int, exchange: Exchange, _fields: Sequence[bytes]) -> LineResult:
         """CONT after the error challenge. Its content does not matter."""
-        return self._end(key, exchange.reason)
+        return self._end(key, exchange.reason, exchange.user)
 
     def _fail_id_in_use(self, key: int, _exchange: Exchange, _fields: Sequence[bytes]) -> LineResult:
         """AUTH with an id that is in use, or CONT while the backend is awaited."""
@@ -234,19 +235,21 @@ class SaslSession:
             )
         )
 
-    def _reject(self, exchange: Exchange, reason: str, status: str) -> bytes:
+    def _reject(self, exchange: Exchange, reason: str, status: str, user: str = "") -> bytes:
         """Fails an exchange at once or, with a token mechanism, after the error challenge."""
         mechanism = self._mechanisms.get(exchange.mechanism)
-        rejected = Exchange(exchange.id, State.AWAITING_ACKNOWLEDGEMENT, exchange.mechanism, reason=one_line(reason))
+        rejected = Exchange(
+            exchange.id, State.AWAITING_ACKNOWLEDGEMENT, exchange.mechanism, user=user, reason=one_line(reason)
+        )
         if mechanism is not None and mechanism.challenge and self._store(rejected):
             return cont(exchange.id, mechanism.challenge(status, self._scope, self._discovery))
         self._open.pop(exchange.id, None)
-        return fail(exchange.id, reason)
+        return fail(exchange.id, reason, user=user)
 
-    def _end(self, key: int, reason: str) -> LineResult:
+    def _end(self, key: int, reason: str, user: str = "") -> LineResult:
         """Discards the open exchange and fails its id."""
         del self._open[key]
-        return _failure(key, reason)
+        return _failure(key, reason, user=user)
 
     def _store(self, exchange: Exchange) -> bool:
         """Stores the exchange as the most recently used one. The limits are kept by discarding the oldest.
@@ -284,8 +287,8 @@ _TRANSITIONS: dict[tuple[bytes, State], Callable[..., LineResult]] = {
 }
 
 
-def _failure(key: int, reason: str, *, code: str = "") -> LineResult:
-    return LineResult(fail(key, reason, code=code), note=reason)
+def _failure(key: int, reason: str, *, user: str = "", code: str = "") -> LineResult:
+    return LineResult(fail(key, reason, user=user, code=code), note=reason)
 
 
 def _too_many_open(key: int) -> LineResult:

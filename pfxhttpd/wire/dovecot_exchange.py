@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-FrozenExchange = tuple[int, int, str, tuple[tuple[str, str], ...], tuple[bytes, ...], int, str]
+FrozenExchange = tuple[int, int, str, tuple[tuple[str, str], ...], tuple[bytes, ...], int, str, str]
 """What `Exchange.freeze` returns: the fields of an Exchange in their order, all of them types that marshal knows."""
 
 _OVERHEAD = 128
@@ -31,7 +31,7 @@ class Exchange:
     """The exchange with one request id. Fields that its state does not need are empty.
 
     `parameters` are those of the AUTH line, `messages` the decoded messages received so far, `serial` the number of the
-    attempt that was handed out, `reason` the reason for the FAIL that is due.
+    attempt that was handed out, `user` and `reason` what the FAIL that is due will carry.
     """
 
     id: int
@@ -40,11 +40,13 @@ class Exchange:
     parameters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     messages: tuple[bytes, ...] = field(default=(), repr=False)
     serial: int = 0
+    user: str = ""
     reason: str = ""
 
     def freeze(self) -> FrozenExchange:
         """The exchange as nested tuples of str, bytes and int."""
-        return self.id, int(self.state), self.mechanism, self.parameters, self.messages, self.serial, self.reason
+        state = int(self.state)
+        return self.id, state, self.mechanism, self.parameters, self.messages, self.serial, self.user, self.reason
 
     @classmethod
     def thaw(cls, frozen: FrozenExchange) -> Exchange:
@@ -57,6 +59,7 @@ class Exchange:
             _OVERHEAD
             + sum(len(name) + len(value.encode()) for name, value in self.parameters)
             + sum(map(len, self.messages))
+            + len(self.user.encode())
             + len(self.reason.encode())
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.mechanisms import BadMessage, Mechanism
-from pfxhttpd.wire.text import clean, one_line
+from pfxhttpd.wire.text import account_error, clean, one_line
 
 MAJOR, MINOR = 1, 2
 """The version of the protocol."""
@@ -194,9 +194,15 @@ def ok(key: int, account: str) -> bytes:
     return encode(b"OK", b"%d" % key, b"user=" + account.encode())
 
 
-def fail(key: int, reason: str, *, temp: bool = False, code: str = "") -> bytes:
-    """`FAIL id [temp] [code=CODE] [reason=REASON]`. `code` is one of Dovecot's, with `temp` by default temp_fail."""
+def fail(key: int, reason: str, *, user: str = "", temp: bool = False, code: str = "") -> bytes:
+    """`FAIL id [user=USER] [temp] [code=CODE] [reason=REASON]`.
+
+    Postfix logs `user`, which is left out where it has an error (`text.account_error`). `code` is one of Dovecot's, with
+    `temp` by default temp_fail.
+    """
     fields = [b"FAIL", b"%d" % key]
+    if not account_error(user):
+        fields.append(b"user=" + user.encode())
     if temp:
         fields.append(b"temp")
         code = code or "temp_fail"

@@ -174,3 +174,11 @@ def test_without_config_the_file_is_searched(
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert checked("/none/x.yml") == 78
     assert capsys.readouterr().err == "/none/x.yml: cannot be read: No such file or directory\n"
+
+
+def test_a_code_that_accepts_and_rejects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pfxhttp.yml"
+    file.write_text(f"{GOOD}dovecot_sasl:\n  s: {{target: 'http://127.0.0.1/', reject_status: [400, 200]}}\n")
+    assert checked(file) == 78
+    complaint = "dovecot_sasl.s.reject_status: 200 is also in `status_code`, which accepts the login"
+    assert capsys.readouterr().err == f"{file}:6:51: {complaint}\n"

@@ -312,6 +312,43 @@ dovecot_sasl:
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "codes"),
+    [
+        ("", set()),
+        ("    reject_status: []\n", set()),
+        ("    reject_status: 403\n", {403}),
+        ("    reject_status: '403'\n", {403}),
+    ],
+)
+def test_codes_that_reject(written: str, codes: set[int], accepted: Any) -> None:
+    text = f"dovecot_sasl:\n  s:\n    target: http://h/\n{written}"
+    assert accepted(START + text).settings.entries["dovecot_sasl"]["s"].reject_status == codes
+
+
+def test_codes_that_reject_are_inherited_and_replaced(accepted: Any) -> None:
+    text = "dovecot_sasl: {defaults: {target: 'http://h/', reject_status: [400, 403]}, a: {}, b: {reject_status: []}}\n"
+    entries = accepted(START + text).settings.entries["dovecot_sasl"]
+    assert (entries["a"].reject_status, entries["b"].reject_status) == ({400, 403}, set())
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("reject_status: 99", "10:20: dovecot_sasl.s.reject_status: must be from 100 to 599, not 99"),
+        ("reject_status: ok", '10:20: dovecot_sasl.s.reject_status: expected a whole number or a list, not "ok"'),
+    ],
+)
+def test_codes_that_cannot_reject(written: str, line: str, refused: Any) -> None:
+    assert refused(f"{START}dovecot_sasl:\n  s: {{target: http://h/,\n    {written}}}\n") == [line]
+
+
+def test_a_lookup_has_no_codes_that_reject(refused: Any) -> None:
+    assert refused(f"{START}    reject_status: 403\n") == [
+        "8:5: socket_maps.demo.reject_status: unknown key (it belongs in dovecot_sasl.<name>)"
+    ]
+
+
 def test_what_tokens_must_have(accepted: Any) -> None:
     entry = accepted(
         START

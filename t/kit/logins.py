@@ -25,7 +25,6 @@ ACCOUNT = "account@example.test"
 REFUSALS: Mapping[str, Answer] = {
     WRONG: Answer(403, {"Auth-Status": "Invalid username or password"}),
     "locked": Answer(423, {"Auth-Status": "Account is locked"}),
-    "silently refused": Answer(400),
     "nobody": Answer(200, {"Auth-User": ""}),
     "forged": Answer(200, {"Auth-User": "account@example.test\tuser=admin"}),
 }
@@ -41,6 +40,11 @@ OUTAGES: Mapping[str, Answer] = {
     "401": Answer(401, {"WWW-Authenticate": "Basic"}),
     "401 with a reason": Answer(401, {"Auth-Status": "who are you?"}),
     "403 without a reason": Answer(403),
+    "400 without a reason": Answer(400),
+    "wrong URL": Answer(404, body=b"<h1>Not Found</h1>"),
+    "empty reason": Answer(422, {"Auth-Status": " "}),
+    "redirect": Answer(302, {"Location": "/login"}),
+    "unexpected success": Answer(204, {"Auth-User": ACCOUNT}),
     "silence": Answer(silent=True),
     "hang-up": Answer(drop=True),
     "reset": Answer(drop=True, then="reset"),

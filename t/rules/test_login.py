@@ -5,12 +5,15 @@ import json
 import pytest
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry
+from pfxhttpd.rules.breaker import Outcome
 from pfxhttpd.rules.login import (
     _FIELDS,
     CredentialsRefused,
     LoginAccepted,
     LoginRefused,
+    check,
     login_context,
+    login_outcome,
     login_verdict,
     password_request,
 )
@@ -135,26 +138,74 @@ def test_the_expected_status_is_the_entry_s():
         == login_verdict(several, BackendResponse(403, {}, b""), "user")
         == LoginAccepted("user")
     )
-    assert login_verdict(several, BackendResponse(200, {"auth-user": "root"}, b""), "user") == LoginRefused(
-        "authentication failed"
-    )
+    with pytest.raises(BackendError, match="status code 200 and without Auth-Status"):
+        login_verdict(several, BackendResponse(200, {"auth-user": "root"}, b""), "user")
 
 
 @pytest.mark.parametrize("status", [201, 204, 302, 400, 404, 418, 499, 600])
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({}, "authentication failed"),
-        ({"auth-status": ""}, "authentication failed"),
         ({"auth-status": "wrong password"}, "wrong password"),
         ({"auth-status": "a\tb\x01\x7fc\n"}, "a b  c"),
         ({"auth-status": "x" * 500}, "x" * 197 + "..."),
         ({"auth-status": "größer".encode().decode("latin-1")}, "größer"),
-        ({"auth-user": "root"}, "authentication failed"),
     ],
 )
 def test_no(status, headers, reason):
     assert login_verdict(ENTRY, BackendResponse(status, headers, b""), "user") == LoginRefused(reason)
+
+
+@pytest.mark.parametrize("status", [201, 204, 302, 400, 404, 418, 499, 600])
+@pytest.mark.parametrize("headers", [{}, {"auth-status": ""}, {"auth-status": " \x01"}, {"auth-user": "root"}])
+def test_a_status_without_a_reason_says_nothing_about_the_user(status, headers):
+    with pytest.raises(BackendError, match=f"status code {status} and without Auth-Status") as caught:
+        login_verdict(ENTRY, BackendResponse(status, headers, b""), "user")
+    assert not isinstance(caught.value, CredentialsRefused)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
+def test_a_code_that_is_configured_refuses_without_a_reason(status):
+    rejecting = Entry(DOVECOT_SASL, "login", "http://127.0.0.1/auth", reject_status=frozenset({status}))
+    refused = [login_verdict(rejecting, BackendResponse(status, headers, b""), "user") for headers in ({}, REASON)]
+    assert refused == [LoginRefused("authentication failed"), LoginRefused("no")]
+    with pytest.raises(BackendError):
+        login_verdict(rejecting, BackendResponse(404, {}, b""), "user")
+
+
+REASON = {"auth-status": "no"}
+
+
+@pytest.mark.parametrize(
+    ("accepts", "rejects", "wrong"), [({200}, {400}, []), ({200, 201, 400}, {400, 200, 403}, [200, 400])]
+)
+def test_a_code_cannot_accept_and_reject(accepts, rejects, wrong):
+    entry = Entry(
+        DOVECOT_SASL, "login", "http://127.0.0.1/", status_codes=frozenset(accepts), reject_status=frozenset(rejects)
+    )
+    expected = [("reject_status", f"{code} is also in `status_code`, which accepts the login") for code in wrong]
+    assert list(check(entry)) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "outcome"),
+    [
+        (200, {}, Outcome.SUCCESS),
+        (401, {}, Outcome.SUCCESS),
+        (404, {}, Outcome.SUCCESS),
+        (429, {}, Outcome.SUCCESS),
+        (500, {}, Outcome.KEY_FAILURE),
+        (500, {"auth-status": " "}, Outcome.KEY_FAILURE),
+        (500, REASON, Outcome.SUCCESS),
+        (503, {}, Outcome.FAILURE),
+        (503, REASON, Outcome.FAILURE),
+    ],
+)
+def test_what_a_response_says_about_the_backend(status, headers, outcome):
+    assert login_outcome(ENTRY, BackendResponse(status, headers, b"")) == outcome
+    for codes in ({"status_codes": frozenset({status})}, {"reject_status": frozenset({status})}):
+        configured = Entry(DOVECOT_SASL, "login", "http://127.0.0.1/auth", **codes)
+        assert login_outcome(configured, BackendResponse(status, headers, b"")) == Outcome.SUCCESS
 
 
 def test_403_with_a_reason_is_a_refusal():

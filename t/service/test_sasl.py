@@ -85,7 +85,7 @@ def test_each_answer_is_a_step_of_its_own():
     who = client(HELLO + auth(1) + auth(2) + b"AUTH\t3\tLOGIN\n" + auth(4)[:10])
     assert logins.handle(who) == b"OK\t1\tuser=ann\n"
     assert len(backend.asked) == 1
-    assert logins.handle(who) == b"FAIL\t2\treason=no\n"
+    assert logins.handle(who) == b"FAIL\t2\tuser=ann\treason=no\n"
     assert logins.handle(who) == b"CONT\t3\tVXNlcm5hbWU6\n"
     assert logins.handle(who) is None and who.unread == auth(4)[:10]
 
@@ -119,7 +119,7 @@ def test_a_doubt_hangs_up_or_says_that_it_is_one():
     assert hung.value.reason == "temporary authentication failure" and "it is down" in logger.text
     logins, _, _ = service(DOWN, YES, entry=replace(ENTRY, temporary_failure="fail"))
     who = client(HELLO + auth(1) + auth(1))
-    assert logins.handle(who) == b"FAIL\t1\ttemp\tcode=temp_fail\treason=temporary authentication failure\n"
+    assert logins.handle(who) == b"FAIL\t1\tuser=ann\ttemp\tcode=temp_fail\treason=temporary authentication failure\n"
     assert logins.handle(who) == b"OK\t1\tuser=ann\n"
 
 

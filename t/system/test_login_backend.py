@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from kit.answer import Answer, Keyed, Series
 from kit.backend import Backend
-from kit.clients import Sasl
+from kit.clients import Closed, Sasl
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, WRONG, Logins, login
 
 pytestmark = pytest.mark.usefixtures("same_workers")
@@ -67,14 +67,20 @@ ACCOUNTS: dict[str, tuple[Answer, str]] = {
 REASONS: dict[str, tuple[Answer, str]] = {
     "reason": (Answer(403, {"Auth-Status": "Invalid login or password"}), "reason=Invalid login or password"),
     "other status": (Answer(400, {"Auth-Status": "no"}), "reason=no"),
-    "redirect": (Answer(302, {"Location": "/yes"}), "reason=authentication failed"),
-    "not found": (Answer(404), "reason=authentication failed"),
-    "other success": (Answer(204, {"Auth-User": "ann"}), "reason=authentication failed"),
+    "redirect": (Answer(302, {"Location": "/yes"}), NOT_NOW),
+    "not found": (Answer(404), NOT_NOW),
+    "other success": (Answer(204, {"Auth-User": "ann"}), NOT_NOW),
+    "other success with a reason": (Answer(204, {"Auth-Status": "no"}), "reason=no"),
     "long": (Answer(403, {"Auth-Status": "x" * 5000}), "reason=" + "x" * 197 + "..."),
     "tabbed": (Answer(403, {"Auth-Status": "no\tuser=admin\ttemp"}), "reason=no user=admin temp"),
     "foreign": (raw(b"Auth-Status: " + "Ungültig\u202e".encode(), status=b"403 Forbidden"), "reason=Ungültig"),
     "our own": (Answer(401, {"Auth-Status": "no", "Auth-User": "ann"}), NOT_NOW),
     "blank reason": (Answer(403, {"Auth-Status": "  "}), NOT_NOW),
+    "overloaded": (Answer(429, {"Auth-Status": "no"}), NOT_NOW),
+    "broken": (Answer(500, {"Auth-Status": "no"}), NOT_NOW),
+    "rejecting": (Answer(400), "reason=authentication failed"),
+    "rejecting with a reason": (Answer(400, {"Auth-Status": "no"}), "reason=no"),
+    "rejecting overload": (Answer(429), "reason=authentication failed"),
 }
 
 
@@ -88,6 +94,7 @@ def site(backend: Backend) -> Iterator[Logins]:
     backend.answer("/created", Series((Answer(201), Answer(202), Answer(200))))
     entries = {
         "odd": login(backend.url("/odd"), temporary_failure="fail"),
+        "rejecting": login(backend.url("/odd"), temporary_failure="fail", reject_status=[400, 429]),
         "login": login(backend.url("/login"), temporary_failure="fail", default_local_port=587),
         "full": login(backend.url("/auth/{{ .Name }}"), http_auth_basic="us:sesame", custom_headers=["X-Tenant: one"],
                       payload='{"not": "used"}', value_field="not.used", http_request_compression=True),
@@ -107,9 +114,9 @@ def client(site: Logins) -> Iterator[Sasl]:
 def test_who_is_let_in_as_whom(site: Logins, backend: Backend, user: str):
     backend.forget()
     expected = {**ACCOUNTS, **REASONS}[user][1]
-    with site.client("odd") as client:
-        verb = "OK" if expected.startswith("user=") else "FAIL"
-        assert client.plain(user, "password") == f"{verb}\t1\t{expected}"
+    with site.client("rejecting" if user.startswith("rejecting") else "odd") as client:
+        verb = "OK" if expected.startswith("user=") else f"FAIL\t1\tuser={user}"
+        assert client.plain(user, "password") == (f"OK\t1\t{expected}" if verb == "OK" else f"{verb}\t{expected}")
     assert backend.count("/yes") == 0, "redirects are not followed"
 
 
@@ -143,7 +150,10 @@ def test_the_status_that_means_yes(site: Logins):
     with site.client("created") as client:
         assert client.plain("ann", "x") == "OK\t1\tuser=ann"
         assert client.plain("ann", "x") == "OK\t2\tuser=ann"
-        assert client.plain("ann", "x") == "FAIL\t3\treason=authentication failed", "200 is not among them"
+        mark = site.log.position
+        with pytest.raises(Closed):
+            client.plain("ann", "x")
+        site.log.wait_for('could not be decided.*reason="backend answered with status code 200', start=mark)
 
 
 def test_no_answer_is_kept(client: Sasl, backend: Backend):
@@ -154,7 +164,7 @@ def test_no_answer_is_kept(client: Sasl, backend: Backend):
     assert backend.count() == 3
     backend.answer("/login", Answer(503))
     try:
-        assert client.plain("ann", RIGHT) == f"FAIL\t{client.last_id}\t{NOT_NOW}"
+        assert client.plain("ann", RIGHT) == f"FAIL\t{client.last_id}\tuser=ann\t{NOT_NOW}"
     finally:
         backend.answer("/login", ANSWERS)
     assert client.plain("ann", WRONG).startswith("FAIL")
@@ -164,8 +174,8 @@ def test_no_answer_is_kept(client: Sasl, backend: Backend):
 def test_a_failure_that_is_told_ends_nothing_else(client: Sasl):
     """`temporary_failure: fail`: the other exchanges on the connection go on."""
     assert client.auth("LOGIN", "ann") == "CONT\t1\tUGFzc3dvcmQ6"
-    assert client.plain("ann", "503") == f"FAIL\t2\t{NOT_NOW}"
-    assert client.plain("ann", "silence") == f"FAIL\t3\t{NOT_NOW}"
+    assert client.plain("ann", "503") == f"FAIL\t2\tuser=ann\t{NOT_NOW}"
+    assert client.plain("ann", "silence") == f"FAIL\t3\tuser=ann\t{NOT_NOW}"
     assert client.cont(RIGHT, 1) == f"OK\t1\tuser={ACCOUNT}"
 
 

@@ -39,6 +39,8 @@ def site(backend: Backend) -> Iterator[Logins]:
             "hanging": {"target": backend.url("/login")},
             "late": login(backend.url("/late"), timeout="30s"),
             "failing": login(backend.url("/login"), temporary_failure="fail"),
+            "mistyped": login(backend.url("/logn")),
+            "rejecting": login(backend.url("/login"), reject_status=400),
         }
         with Logins(entries, workers=4) as started:
             yield started
@@ -56,7 +58,7 @@ def postfix(site: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "smtpd_client_connection_count_limit = 0",
         f"smtpd_sasl_path = inet:127.0.0.1:{site.ports['login']}",
     ]
-    odd = ("refusing", "unanswered", "untrusted", "hanging", "late", "failing")
+    odd = ("refusing", "unanswered", "untrusted", "hanging", "late", "failing", "mistyped", "rejecting")
     others = {name: Smtpd((f"smtpd_sasl_path = inet:127.0.0.1:{site.ports[name]}",)) for name in odd}
     others["unix"] = Smtpd((f"smtpd_sasl_path = {site.sockets['login']}",))
     tls = (
@@ -112,6 +114,33 @@ def test_an_outage_is_never_a_wrong_password(client: smtplib.SMTP, way: Way, pas
     outcome = way(client, b"ann", password.encode())
     assert outcome == (LATER, "4.7.0 Temporary authentication failure: Connection lost to authentication server")
     assert way(client, b"ann", RIGHT.encode()).code == IN, "the next one, on the connection that Postfix lost"
+
+
+def test_a_typo_in_the_url_tells_nobody_that_the_password_is_wrong(
+    postfix: Postfix, site: Logins, backend: Backend, way: Way
+):
+    backend.answer("/logn", Answer(404, body=b"<h1>Not Found</h1>"))
+    mark = site.log.position
+    with postfix.smtp("mistyped") as client:
+        assert way(client, b"ann", RIGHT.encode()).code == LATER
+    site.log.wait_for('could not be decided.* user=ann .*reason="backend answered with status code 404', start=mark)
+
+
+def test_a_code_that_means_a_wrong_password_without_a_reason(postfix: Postfix, way: Way):
+    with postfix.smtp("rejecting") as client:
+        assert way(client, b"ann", b"400 without a reason") == (
+            NO,
+            "5.7.8 Error: authentication failed: authentication failed",
+        )
+        assert way(client, b"ann", b"wrong URL").code == LATER
+        assert way(client, b"ann", RIGHT.encode()).code == IN
+
+
+def test_postfix_logs_who_was_refused(postfix: Postfix, client: smtplib.SMTP, way: Way):
+    user = f"ann+{way.__name__}-{time.monotonic_ns()}@example.test"
+    assert way(client, user.encode(), WRONG.encode()).code == NO
+    mechanism = way.__name__.partition("_")[0].upper()
+    postfix.wait_log(f"SASL {mechanism} authentication failed: Invalid username or password, sasl_username={user}")
 
 
 @pytest.mark.parametrize("service", ["refusing", "unanswered", "untrusted"])
@@ -189,7 +218,10 @@ def test_why_temporary_failures_are_dropped(postfix: Postfix, site: Logins):
         assert plain_at_once(client, b"ann", b"500").code == NO
         assert plain_at_once(client, b"ann", RIGHT.encode()).code == IN
     with site.client("failing") as direct:
-        assert direct.plain("ann", "500") == "FAIL\t1\ttemp\tcode=temp_fail\treason=temporary authentication failure"
+        assert (
+            direct.plain("ann", "500")
+            == "FAIL\t1\tuser=ann\ttemp\tcode=temp_fail\treason=temporary authentication failure"
+        )
 
 
 HOSTILE = 'o"},{\\u0000/../%00$(id)`id`<b>ü€😀\\"{{ .Key }}\' OR 1=1 --=,;&#\u202e'

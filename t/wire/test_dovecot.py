@@ -174,7 +174,9 @@ def test_a_refused_token_gets_the_challenge_and_then_fail(mechanism, message, ac
     answer = session.fail(attempt, "token expired").removesuffix(b"\n").split(b"\t")
     assert answer[:2] == [b"CONT", b"5"] and len(answer) == 3
     assert json.loads(base64.b64decode(answer[2])) == CHALLENGES[mechanism]
-    assert session.receive_line(b"CONT\t5" + acknowledgement).send == b"FAIL\t5\treason=token expired\n"
+    user = b"user=u\t" if mechanism == b"XOAUTH2" else b""
+    session = SaslSession.thaw(marshal.loads(marshal.dumps(session.freeze())), ALL)
+    assert session.receive_line(b"CONT\t5" + acknowledgement).send == b"FAIL\t5\t" + user + b"reason=token expired\n"
     assert is_fail(session.receive_line(b"CONT\t5\tAQ==").send, 5)
     assert session.freeze()[2] == ()
 
@@ -193,7 +195,7 @@ def test_a_token_that_could_not_be_verified_fails_without_a_challenge() -> None:
     attempt = session.receive_line(b"AUTH\t5\tXOAUTH2\tresp=" + b64(BEARER)).attempt
     assert (
         session.fail(attempt, "provider unreachable", temp=True)
-        == b"FAIL\t5\ttemp\tcode=temp_fail\treason=provider unreachable\n"
+        == b"FAIL\t5\tuser=u\ttemp\tcode=temp_fail\treason=provider unreachable\n"
     )
     assert session.freeze()[2] == ()
 
@@ -201,17 +203,35 @@ def test_a_token_that_could_not_be_verified_fails_without_a_challenge() -> None:
 @pytest.mark.parametrize(
     ("reason", "line"),
     [
-        ("wrong password", b"FAIL\t1\treason=wrong password\n"),
-        ("", b"FAIL\t1\n"),
-        ("a\tb\nOK\t1\tuser=root\r\x00\x01", b"FAIL\t1\treason=a b OK 1 user=root\n"),
-        ("x" * 500, b"FAIL\t1\treason=" + b"x" * 197 + b"...\n"),
-        ("\ud800ü", "FAIL\t1\treason=ü\n".encode()),
+        ("wrong password", b"FAIL\t1\tuser=user\treason=wrong password\n"),
+        ("", b"FAIL\t1\tuser=user\n"),
+        ("a\tb\nOK\t1\tuser=root\r\x00\x01", b"FAIL\t1\tuser=user\treason=a b OK 1 user=root\n"),
+        ("x" * 500, b"FAIL\t1\tuser=user\treason=" + b"x" * 197 + b"...\n"),
+        ("\ud800ü", "FAIL\t1\tuser=user\treason=ü\n".encode()),
     ],
 )
 def test_reasons_are_one_clean_line(reason, line) -> None:
     session = ready()
     attempt = session.receive_line(b"AUTH\t1\tPLAIN\t" + plain()).attempt
     assert session.fail(attempt, reason) == line
+
+
+@pytest.mark.parametrize("temp", [False, True])
+def test_fail_names_the_user_as_given_where_that_is_clean(temp: bool) -> None:
+    rest = b"temp\tcode=temp_fail\treason=no\n" if temp else b"reason=no\n"
+    for user, named in (
+        ("Ann Smith ", "user=Ann Smith \t"),
+        ("jürgen", "user=jürgen\t"),
+        ("a=b", "user=a=b\t"),
+        ("a\tuser=root", ""),
+        ("a\nOK\t1\tuser=root", ""),
+        ("\x01t", ""),
+        (" ", ""),
+        ("a\x85", ""),
+    ):
+        session = ready()
+        attempt = session.receive_line(b"AUTH\t1\tPLAIN\t" + plain(user)).attempt
+        assert session.fail(attempt, "no", temp=temp) == b"FAIL\t1\t" + named.encode() + rest
 
 
 @pytest.mark.parametrize(
@@ -424,7 +444,7 @@ def test_a_result_belongs_to_its_attempt_and_not_to_the_next_one_with_the_same_i
     session.receive_line(b"CANCEL\t5")
     second = session.receive_line(b"AUTH\t5\tPLAIN\t" + plain("evil")).attempt
     assert session.succeed(first, "good") == b""
-    assert session.fail(second, "no") == b"FAIL\t5\treason=no\n"
+    assert session.fail(second, "no") == b"FAIL\t5\tuser=evil\treason=no\n"
     assert session.succeed(second, "evil") == b""
 
 

@@ -255,3 +255,9 @@ def test_greeting_in_the_order_that_clients_read_it() -> None:
 
 def test_fail_with_a_code() -> None:
     assert fail(1, "gone", code="user_disabled") == b"FAIL\t1\tcode=user_disabled\treason=gone\n"
+
+
+def test_fail_with_a_user() -> None:
+    assert fail(1, "no", user="ann") == b"FAIL\t1\tuser=ann\treason=no\n"
+    assert fail(1, "no", user="ann\tadmin") == b"FAIL\t1\treason=no\n"
+    assert fail(1, "no", user="") == b"FAIL\t1\treason=no\n"
