@@ -57,11 +57,7 @@ class Liveness:
         return child.state, view.state, view.since, view.requests
 
     def _reason(self, child: Child, now: float, since: float) -> str:
-        if child.state in (State.STARTING, State.LEAVING):
-            # A child that leaves may still have a request; its deadline is checked below.
-            limit = START_TIMEOUT
-        else:
-            limit = HEARTBEAT_TIMEOUT
+        limit = START_TIMEOUT if child.state in (State.STARTING, State.LEAVING) else HEARTBEAT_TIMEOUT
         if child.row >= 0:
             view = self._board.view(child.row)
             if view.state == "busy":

@@ -68,12 +68,12 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
     try:
         identity = jail.resolve(server.run_as_user, server.run_as_group, server.chroot)
         owner = (identity.uid, identity.gid) if identity.drops else None
-        if options.pidfile:
-            pidfile = PidFile.take(options.pidfile)
         passed = passed_sockets(environ, os.getpid())
         notifier = Notifier(environ)
         runtime = control.directory(server.runtime_directory, environ)
         control.make_directory(runtime, owner)
+        if options.pidfile:
+            pidfile = PidFile.take(options.pidfile)
         private = os.path.join(DIRECTORY_IN_JAIL if server.chroot else runtime, "cache")
         logger = Logger.open(server.logging)
         master = Master(settings, load, logger, notifier, runtime, private, passed, owner)

@@ -44,7 +44,7 @@ def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
     problem = _unexpected(entry, response)
     if problem:
         return _refused(problem)
-    document = response.document
+    document = _document(response)
     if entry.error_field:
         problem = _error(entry, document)
         if problem:
@@ -61,7 +61,7 @@ def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
     problem = _unexpected(entry, response)
     if problem:
         return PolicyVerdict(entry.failure_action, False, problem)
-    document = response.document
+    document = _document(response)
     if entry.error_field:
         problem = _error(entry, document)
         if problem:
@@ -87,6 +87,13 @@ def check(entry: Entry) -> Iterator[tuple[str, str]]:
     """Yields (key, what is wrong with its value): `failure_action` has to be an action that Postfix obeys."""
     if entry.kind == POLICY_SERVICE and not policy.valid_action(entry.failure_action):
         yield "failure_action", "must begin with a word, or with a 4xx or 5xx code followed by text"
+
+
+def _document(response: BackendResponse) -> JSON:
+    """The response's JSON. A caller that has not read it would make up an absence; that is an error instead."""
+    if response.document is None:
+        raise BackendError("the response's JSON was not read")
+    return response.document
 
 
 def _unexpected(entry: Entry, response: BackendResponse) -> str:

@@ -35,7 +35,7 @@ class SocketMapService:
         query, used = taken
         connection.unread = connection.unread[used:]
         log, context = self._log, LogContext(connection)
-        if isinstance(query, BadQuery):
+        if type(query) is BadQuery:
             if log.info:
                 log.info("Malformed request", **context.fields, reply=query.reply.status)
             return socketmap.encode(query.reply, self._limit)
