@@ -17,7 +17,7 @@ from kit.child import in_child
 
 from pfxhttpd.io.cache import client
 from pfxhttpd.io.cache import directory as cache_directory
-from pfxhttpd.io.cache.client import CALL_TIMEOUT, CacheClient
+from pfxhttpd.io.cache.client import CALL_TIMEOUT, PAUSES, PUT_TIMEOUT, CacheClient
 
 TOLERANCE = 0.3
 """Seconds that a busy test machine may add to any measured time."""
@@ -40,13 +40,14 @@ def caller(cache: CacheProcess) -> Iterator[CacheClient]:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(client, "PAUSES", (0.0,))
 
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are not about time: a machine that is busy otherwise changes nothing."""
-    monkeypatch.setattr(client, "CALL_TIMEOUT", 5.0)
+    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
+        monkeypatch.setattr(client, limit, 5.0)
 
 
 def put(caller: CacheClient, key: bytes, value: str | None, name: str = "map") -> None:
@@ -56,7 +57,8 @@ def put(caller: CacheClient, key: bytes, value: str | None, name: str = "map") -
 def surely_put(caller: CacheClient, key: bytes, value: str) -> None:
     """The same in a test that is about time, for what is not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "CALL_TIMEOUT", 5.0)
+        for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
+            patch.setattr(client, limit, 5.0)
         put(caller, key, value)
 
 
@@ -177,7 +179,8 @@ def test_it_can_be_reached_ahead_of_need(tmp_path: Path, monkeypatch: pytest.Mon
     cache.start()
     opening.join()
     monkeypatch.setattr(CacheClient, "_connect", None)
-    monkeypatch.setattr(client, "CALL_TIMEOUT", 5.0)
+    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
+        monkeypatch.setattr(client, limit, 5.0)
     put(early, K, "value")
     assert get(early, K) == "value" and early.losses == 0
     cache.kill()
@@ -211,13 +214,15 @@ def test_without_a_table_there_is_nothing_and_no_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("connected", [True, False])
-def test_a_stopped_table_costs_one_limit_and_then_nothing_for_a_while(
+def test_a_stopped_table_costs_one_limit_a_call_and_soon_nothing_for_a_while(
     cache: CacheProcess, caller: CacheClient, connected: bool
 ) -> None:
     if connected:
         surely_put(caller, K, "value")
     cache.pause()
-    first = took(lambda: put(caller, L, "other"))
+    first = took(lambda: get(caller, K))
+    for _ in PAUSES[2:]:
+        get(caller, K)
     rest = took(lambda: [get(caller, K) for _ in range(1000)])
     cache.signal(signal.SIGCONT)
     assert CALL_TIMEOUT * 0.9 < first < CALL_TIMEOUT + TOLERANCE, first
@@ -225,10 +230,32 @@ def test_a_stopped_table_costs_one_limit_and_then_nothing_for_a_while(
     assert caller.losses > 0
 
 
+def test_writes_to_a_stopped_table_are_not_awaited_for_long(cache: CacheProcess, caller: CacheClient) -> None:
+    """They are stored when it goes on."""
+    surely_put(caller, K, "value")
+    cache.pause()
+    assert took(lambda: put(caller, L, "other")) < PUT_TIMEOUT + TOLERANCE
+    cache.signal(signal.SIGCONT)
+    until(lambda: get(caller, L) == "other")
+
+
+def test_a_late_reply_costs_neither_the_connection_nor_the_next_answer(
+    cache: CacheProcess, caller: CacheClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine so busy that the cache is slow, though it works."""
+    surely_put(caller, K, "value")
+    monkeypatch.setattr(CacheClient, "_connect", None)  # another connection would be an error
+    for _ in range(3):
+        cache.pause()
+        assert get(caller, K) is None
+        cache.signal(signal.SIGCONT)
+        until(lambda: get(caller, K) == "value")
+
+
 def test_it_is_tried_again_after_the_pause(
     cache: CacheProcess, caller: CacheClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "RETRY_PAUSE", 0.1)
+    monkeypatch.setattr(client, "PAUSES", (0.1,))
     surely_put(caller, K, "value")
     cache.pause()
     assert get(caller, K) is None

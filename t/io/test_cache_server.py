@@ -42,7 +42,8 @@ def caller(cache: CacheProcess) -> Iterator[CacheClient]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are not about time: a machine that is busy otherwise changes nothing."""
-    monkeypatch.setattr(client, "CALL_TIMEOUT", 5.0)
+    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
+        monkeypatch.setattr(client, limit, 5.0)
 
 
 def put(caller: CacheClient, key: bytes, value: str | None, name: str = "map") -> None:

@@ -37,7 +37,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CacheProcess]:
-    monkeypatch.setattr(client, "CALL_TIMEOUT", 5.0)
+    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
+        monkeypatch.setattr(client, limit, 5.0)
     with CacheProcess(tmp_path / "cache") as started:
         yield started
 

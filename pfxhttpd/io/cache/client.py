@@ -1,7 +1,10 @@
 """How a process calls the cache: the messages of a `multiprocessing.Manager` proxy, with a deadline on every call.
 
 The manager's own proxies have no timeouts, so the client's side of the protocol is implemented here. A call to a cache
-that is slow, stopped or gone returns nothing in time, and a later call connects again.
+that is slow, stopped or gone returns nothing in time.
+
+On a busy machine a reply can be late although the cache works. Then the connection is kept, the next call discards the
+late reply first, and only when several calls in a row have failed there is a pause without calls.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from pfxhttpd.io.cache.documents import Document, Offer, ProviderState
 from pfxhttpd.io.cache.server import DOCUMENTS, TABLE
 from pfxhttpd.io.cache.table import Item
 
-CALL_TIMEOUT = 0.045
-"""Seconds that a call may take. A request waits for two calls at most, its own and the one of the request before it, so
-the cache delays no request by more than a tenth of a second."""
+CALL_TIMEOUT = 0.08
+"""Seconds that a call may take."""
+PUT_TIMEOUT = 0.015
+"""Seconds that a worker waits until its writes are stored. A request waits for its own call and for the writes of the
+request before it, so the cache delays no request by more than a tenth of a second."""
 DOCUMENT_TIMEOUT = 0.25
 """The same for the documents of OpenID providers. Without the cache they have to be fetched, which takes longer than that."""
-RETRY_PAUSE = 1.0
-"""Seconds without calls after one that failed, so that a cache that does not answer costs one `CALL_TIMEOUT` a second."""
+PAUSES = (0.0, 0.0, 0.1, 0.3, 1.0)
+"""Seconds without calls after the first, second ... failure in a row, so that a cache that does not answer costs one
+`CALL_TIMEOUT` a second in the end, and one that is late on a busy machine is still asked."""
 CONNECT_PAUSE = 0.01
 """Seconds between attempts to connect to a cache process that is not up yet."""
 MAX_REPLY = 16 * 1024 * 1024
@@ -34,6 +40,8 @@ MAX_REPLY = 16 * 1024 * 1024
 
 _LENGTH = struct.Struct("!i")
 """What precedes each message of `multiprocessing.connection` that is shorter than 2 GiB."""
+_RECEIVE = 4096
+"""Bytes that are read at once, at least."""
 _CALL_ERRORS = (OSError, EOFError, ValueError, AssertionError, ProcessError, pickle.PickleError)
 """What a call can raise. `answer_challenge` raises AssertionError when the peer does not send a challenge."""
 
@@ -41,11 +49,15 @@ _CALL_ERRORS = (OSError, EOFError, ValueError, AssertionError, ProcessError, pic
 class _CacheConnection:
     """The part of a `multiprocessing.connection.Connection` that a client needs, with a `deadline` for every operation.
 
-    Raises `TimeoutError`, `OSError`, `EOFError`, and `ValueError` for a message that is too long.
+    Raises `TimeoutError`, after which the connection can still be used, and `OSError`, `EOFError`, `ProcessError`,
+    `PickleError`, and `ValueError` for a message that is too long.
     """
 
     def __init__(self, path: str, deadline: float) -> None:
         self.deadline = deadline
+        self._received = bytearray()
+        self._unanswered = 0
+        """How many calls have no reply yet."""
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # With a full backlog connect(2) waits on a blocking socket, for SO_SNDTIMEO at most, and fails at once on
@@ -66,28 +78,51 @@ class _CacheConnection:
 
     def send_bytes(self, message: bytes) -> None:
         self._sock.settimeout(self._time_left())
-        self._sock.sendall(_LENGTH.pack(len(message)) + message)
+        try:
+            self._sock.sendall(_LENGTH.pack(len(message)) + message)
+        except TimeoutError as error:
+            raise ConnectionError("only a part of the message was sent") from error
 
     def recv_bytes(self, maxlength: int = MAX_REPLY) -> bytes:
-        (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+        (length,) = _LENGTH.unpack(self._peek(_LENGTH.size))
         if not 0 <= length <= maxlength:
             raise ValueError("message too long")
-        return self._receive(length)
+        message = self._peek(_LENGTH.size + length)[_LENGTH.size :]
+        del self._received[: _LENGTH.size + length]
+        return message
 
-    def _receive(self, length: int) -> bytes:
-        received = b""
-        while len(received) < length:
-            self._sock.settimeout(self._time_left())
-            data = self._sock.recv(length - len(received))
+    def _peek(self, length: int) -> bytes:
+        """The first bytes that were received and not consumed. What has arrived by the deadline is read even after it,
+        since this process may not have run in between."""
+        while len(self._received) < length:
+            self._sock.settimeout(max(0.0, self.deadline - time.monotonic()))
+            try:
+                data = self._sock.recv(max(_RECEIVE, length - len(self._received)))
+            except BlockingIOError as error:
+                raise TimeoutError from error
             if not data:
                 raise EOFError
-            received += data
-        return received
+            self._received += data
+        return bytes(self._received[:length])
 
-    def request(self, ident: str | None, method: str, *args: Any) -> Any:
-        """Call a method of the manager's server. Raises `ProcessError` when the reply is not a result."""
+    def request(self, ident: str | None, method: str, args: tuple[Any, ...], may_be_late: bool = False) -> Any:
+        """Call a method of the manager's server. Raises `ProcessError` when the reply is not a result.
+
+        If it `may_be_late`, the result is None when there is no reply by the deadline.
+        """
+        while self._unanswered:
+            self.recv_bytes()
+            self._unanswered -= 1
         self.send_bytes(pickle.dumps((ident, method, args, {})))
-        kind, result = pickle.loads(self.recv_bytes())
+        self._unanswered += 1
+        try:
+            reply = self.recv_bytes()
+        except TimeoutError:
+            if may_be_late:
+                return None
+            raise
+        self._unanswered -= 1
+        kind, result = pickle.loads(reply)
         if kind != "#RETURN":
             raise ProcessError(f"the cache answered {kind}")
         return result
@@ -102,6 +137,8 @@ class CacheClient:
     def __init__(self, directory: str, authkey: bytes) -> None:
         self._path, self._authkey = socket_path(directory), authkey
         self._connection: _CacheConnection | None = None
+        self._failures = 0
+        """How many calls in a row have failed."""
         self._paused_until = 0.0
         self.losses = 0
         """Grows whenever an item that was put may be missing: a call failed, or the cache process is a new one."""
@@ -119,7 +156,7 @@ class CacheClient:
 
     def put(self, items: list[Item], max_entries: int) -> None:
         """Store or delete the items (see `io.cache.table`), if the cache can be reached."""
-        self._call(TABLE, "put", items, max_entries)
+        self._call(TABLE, "put", items, max_entries, timeout=PUT_TIMEOUT, may_be_late=True)
 
     def get(self, key: bytes, ttl: float, items: list[Item], max_entries: int) -> str | None:
         """The value stored under `key` within the last `ttl` seconds. The `items` are put first."""
@@ -159,7 +196,9 @@ class CacheClient:
         states = self._call(DOCUMENTS, "providers")
         return states if isinstance(states, list) else []
 
-    def _call(self, ident: str, method: str, *args: Any, timeout: float | None = None) -> object:
+    def _call(
+        self, ident: str, method: str, *args: Any, timeout: float | None = None, may_be_late: bool = False
+    ) -> object:
         now = time.monotonic()
         if now < self._paused_until:
             self.losses += 1
@@ -167,28 +206,32 @@ class CacheClient:
         deadline = now + (CALL_TIMEOUT if timeout is None else timeout)
         try:
             try:
-                return self._request(deadline, ident, method, args)
+                result = self._request(deadline, ident, method, args, may_be_late)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 self.close()  # the cache process has been replaced since the last call
-                return self._request(deadline, ident, method, args)
-        except _CALL_ERRORS:
-            self.close()
+                result = self._request(deadline, ident, method, args, may_be_late)
+        except _CALL_ERRORS as error:
+            if not isinstance(error, TimeoutError):
+                self.close()
             self.losses += 1
-            self._paused_until = time.monotonic() + RETRY_PAUSE
+            self._paused_until = time.monotonic() + PAUSES[min(self._failures, len(PAUSES) - 1)]
+            self._failures += 1
             return None
+        self._failures = 0
+        return result
 
-    def _request(self, deadline: float, ident: str, method: str, args: tuple[Any, ...]) -> object:
+    def _request(self, deadline: float, ident: str, method: str, args: tuple[Any, ...], may_be_late: bool) -> object:
         if self._connection is None:
             self._connection = self._connect(deadline)
         self._connection.deadline = deadline
-        return self._connection.request(ident, method, *args)
+        return self._connection.request(ident, method, args, may_be_late)
 
     def _connect(self, deadline: float) -> _CacheConnection:
         connection = _CacheConnection(self._path, deadline)
         try:
             answer_challenge(cast("Connection[Any, Any]", connection), self._authkey)
             deliver_challenge(cast("Connection[Any, Any]", connection), self._authkey)
-            connection.request(None, "accept_connection", f"pfxhttpd-{os.getpid()}")
+            connection.request(None, "accept_connection", (f"pfxhttpd-{os.getpid()}",))
         except BaseException:
             connection.close()
             raise
