@@ -58,7 +58,8 @@ class ConnectionHandler:
         self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._idle_timeout = settings.server.client_idle_timeout
         self._connection: Connection | None = None
-        self._active_at = 0.0
+        self.active_at = 0.0
+        """When the connection was taken or last answered (monotonic seconds)."""
         self._watched_for = 0
         self.fd = -1
         """The connection's descriptor; -1 without one."""
@@ -75,7 +76,7 @@ class ConnectionHandler:
             connection.name = listener.name
         self.has_request = bool(connection.unread) and not connection.unsent
         self.watched = False
-        self._active_at = time.monotonic()
+        self.active_at = time.monotonic()
         self._context.row.set_held(1)
 
     def watch(self) -> None:
@@ -93,7 +94,7 @@ class ConnectionHandler:
         """Seconds until the connection has been silent for too long; `otherwise` without one, or if it may be silent."""
         if self._connection is None or self._connection.kind == DOVECOT_SASL:
             return otherwise
-        return max(0.0, self._active_at + self._idle_timeout - time.monotonic())
+        return max(0.0, self.active_at + self._idle_timeout - time.monotonic())
 
     def close_if_idle(self) -> None:
         if self.idle_time_left(1.0) <= 0:
@@ -126,7 +127,7 @@ class ConnectionHandler:
             return Outcome.OUTDATED
         try:
             reply = self._services[connection.kind].handle(connection)
-            self._active_at = time.monotonic()
+            self.active_at = time.monotonic()
             if reply is None:
                 self.has_request = False
                 return Outcome.NOTHING

@@ -35,7 +35,9 @@ FLUSH_DELAY = 0.01
 
 CROWD_TURNS = 8
 """Connections that a worker takes from its pool's ready queue, while others wait there, before it looks at listeners and
-messages again. It saves a system call for each; new connections wait no longer than for so many requests."""
+messages again. It saves a system call for each. New connections and messages wait for so many requests at most."""
+CROWD_TIME = 0.02
+"""Seconds after which it looks in any case, so that they never wait for several requests that take long."""
 MAX_EVENTS = 16
 """Events that one look returns at most. By default there is space for 1023, which costs an allocation of 12 kB each time."""
 
@@ -63,6 +65,8 @@ class Worker:
         self._had_turn = False
         self._in_crowd = 0
         """How many more connections are taken from the ready queue without a look at anything else."""
+        self._look_at = 0.0
+        """When to look at everything again all the same (monotonic seconds)."""
         self._idle_timeout = settings.server.client_idle_timeout
         self._leaving = self._draining = False
         limit = context.pool.max_requests
@@ -139,7 +143,7 @@ class Worker:
         handler = self._handler
         if self._acceptor.paused:
             self._update_acceptor()
-        if self._in_crowd and (received := self._receive()):
+        if self._in_crowd and handler.active_at < self._look_at and (received := self._receive()):
             self._in_crowd -= 1
             handler.release()
             handler.take(*received)
@@ -163,6 +167,7 @@ class Worker:
             self._had_turn = True
             self._after(handler.serve())
             self._in_crowd = CROWD_TURNS if self._context.pool_row.waiting else 0
+            self._look_at = handler.active_at + CROWD_TIME
         elif handler.has_request:
             self._after(handler.answer())
         elif any(fd == handler.fd for fd, _ in events):
