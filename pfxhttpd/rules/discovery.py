@@ -28,9 +28,10 @@ class Discovery(NamedTuple):
 def likely_issuers(configuration_uri: str) -> tuple[str, ...]:
     """The names that a provider may have whose document is at this URL (section 4.3): the URL without its well-known
     part, with a final slash or without. () when the URL has no such part, and any name may be right."""
+    url = configuration_uri.partition("?")[0]
     for suffix in WELL_KNOWN:
-        if configuration_uri.endswith(suffix):
-            issuer = configuration_uri.removesuffix(suffix)
+        if url.endswith(suffix):
+            issuer = url.removesuffix(suffix)
             return issuer, issuer + "/"
     return ()
 

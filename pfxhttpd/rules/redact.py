@@ -259,9 +259,10 @@ def _secrets_of_entry(entry: Entry) -> Iterator[str]:
         if is_secret_name(name, strict=True):
             yield from _secrets_of_header(value)
     yield from _secrets_of_url(entry.target)
-    for oidc in (entry.backend_oidc, entry.sasl_oidc):
+    for oidc in (entry.backend_oidc, entry.sasl_oidc, *entry.sasl_oidc.providers):
         yield oidc.client_secret
         yield oidc.private_key
+        yield from _secrets_of_url(oidc.configuration_uri)
 
 
 def _secrets_of_header(value: str) -> Iterator[str]:

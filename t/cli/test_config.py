@@ -44,6 +44,14 @@ socket_maps:
     value_field: v
     http_auth_basic_file: login
     backend_oidc_auth: {enabled: true, configuration_uri: "https://p/?sig=geheim", client_id: shown, client_secret: geheim, scopes: [shown]}
+dovecot_sasl:
+  login:
+    target: "http://h/"
+    sasl_oidc_auth:
+      enabled: true
+      providers:
+        - {configuration_uri: "https://p/?sig=geheim", client_id: shown, client_secret: geheim}
+        - {configuration_uri: "https://q/", validation: userinfo, tokeninfo_url: "https://q/?key=geheim"}
 """
 
 
@@ -95,6 +103,9 @@ def test_no_secret_is_printed_and_everything_else_is(path: Path, capsys: pytest.
         "https://p/?sig=<redacted>",
     )
     assert oidc["scopes"] == ["shown"]
+    first, second = document["dovecot_sasl"]["login"]["sasl_oidc_auth"]["providers"]
+    assert (first["client_secret"], first["configuration_uri"]) == ("<redacted>", "https://p/?sig=<redacted>")
+    assert second["tokeninfo_url"] == "https://q/?key=<redacted>"
     assert "payload: |" in out, "a text of several lines stands in a block"
 
 

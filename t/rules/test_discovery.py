@@ -79,3 +79,4 @@ def test_whose_document_it_is(uri: str, issuer: str, accepted: tuple[str, ...], 
 def test_likely_issuers():
     assert likely_issuers(URI) == (ISSUER, ISSUER + "/")
     assert likely_issuers("https://q/config.json") == ()
+    assert likely_issuers("https://q/a/.well-known/openid-configuration?p=policy") == ("https://q/a", "https://q/a/")

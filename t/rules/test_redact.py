@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.config.settings import SOCKET_MAP, BackendOidc, Entry, HttpClient, Server, Settings
+from pfxhttpd.config.settings import SOCKET_MAP, BackendOidc, Entry, HttpClient, SaslOidc, Server, Settings
 from pfxhttpd.rules.redact import REDACTED, Redactor, configured_secrets, is_secret_name
 
 SECRET = "Zq7secretless0Xw"
@@ -258,6 +258,9 @@ def test_the_secrets_of_a_configuration() -> None:
         "https://me:of-url@host/?sig=of-query&map=shown&key={{ .Key }}",
         headers=(("X-Name", "shown"), ("X-Key", "of-header"), ("Authorization", "Basic dXNlcjpvZi1iYXNpYw==")),
         backend_oidc=BackendOidc(client_secret="of-client", private_key="of-key"),
+        sasl_oidc=SaslOidc(
+            providers=(SaslOidc(client_secret="of-provider", configuration_uri="https://p/?token=of-configuration"),)
+        ),
     )
     settings = Settings(
         server=Server(http_client=HttpClient(proxy="http://me:of-proxy@proxy:1")), entries={SOCKET_MAP: {"demo": entry}}
@@ -271,5 +274,7 @@ def test_the_secrets_of_a_configuration() -> None:
         "of-basic",
         "of-client",
         "of-key",
+        "of-provider",
+        "of-configuration",
         "of-proxy",
     }
