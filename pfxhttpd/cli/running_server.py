@@ -71,11 +71,9 @@ def find(options: argparse.Namespace, environ: Mapping[str, str]) -> RunningServ
                 return _server(place)
             except control.ControlError as error:
                 failures.append(error)
-    valid = not mistake and (not file or _is_valid(file, options.format, environ))
-    if valid:
-        for server in found:
-            if (file and server.place in configured) or (not file and len(found) == 1):
-                return server
+    candidates = [server for server in found if server.place in configured] if file else found
+    if len(candidates) == 1 and not mistake and (not file or _is_valid(file, options.format, environ)):
+        return candidates[0]
     raise _not_found(found, failures, file, options, environ)
 
 
@@ -142,17 +140,19 @@ def _not_found(
 ) -> CommandError:
     """Why no server is asked: what was tried, which other servers run, and what is wrong with the file."""
     denied = [error for error in failures if error.permission]
-    lines = [str(error) for error in (denied or failures)[:1] if not found or denied]
+    if denied:
+        return _error(denied[0])
+    lines = [] if found else [str(error) for error in failures[:1]]
     for server in found:
         lines.append(
             f"a server with the configuration {server.status.get('configuration')} is running;"
             f" to choose it, use --control {server.place.directory}"
         )
-    code = os.EX_NOPERM if denied else None
+    code = None
     if file:
         try:
             configuration.load(file, options.format, environ)
         except ConfigError as error:
             lines += ["the configuration file does not say where its server is:", str(error)]
-            code = os.EX_CONFIG if found and not denied else code
+            code = os.EX_CONFIG if found else None
     return CommandError("\n".join(lines), code)
