@@ -143,8 +143,14 @@ def _add_query(commands: Any) -> None:
 
 
 def _add_status(commands: Any) -> None:
-    command = commands.add_parser("status", help="print what the workers of a running server are doing")
+    command = commands.add_parser(
+        "status",
+        help="print what is wrong with a running server, and what it is doing",
+        description="Prints what is wrong with a running server, if anything is, and what it is doing."
+        " Exit code: 0 if all is well, 1 if something is wrong, 69 if no server is running.",
+    )
     command.add_argument("--json", action="store_true", help="print a JSON object")
+    command.add_argument("--watch", action="store_true", help="print it again every 2 seconds, in place on a terminal")
     _add_control(command)
     _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.status:run")

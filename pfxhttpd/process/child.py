@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pfxhttpd.io.jail import kernel
+from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 
 READY, MAX_REQUESTS, CONFIG_APPLIED = b"ready", b"max requests", b"config applied"
 """Messages to the master: the child can serve; it has answered its number of requests; it uses the new configuration."""
@@ -55,13 +56,15 @@ class State(enum.Enum):
 
 @dataclass(eq=False, slots=True)
 class Child:
-    """A child process. `row` is a worker's row on the scoreboard, -1 for other processes; `started_at` is monotonic."""
+    """A child process. `row` is a worker's row on the scoreboard, -1 for other processes, and `counters` where it
+    counts the outcomes of requests; `started_at` is monotonic."""
 
     name: str
     pid: int
     channel: socket.socket
     started_at: float
     row: int = -1
+    counters: EntryCounters | None = None
     state: State = State.STARTING
 
     def send(self, message: bytes) -> None:

@@ -10,13 +10,14 @@ from pfxhttpd.config.settings import Pool
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.connection_limit import ConnectionLimit
 from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
+from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
     """`title` names the worker in `ps`. `listeners` are sockets by endpoint; `ready` receives connections that have
     something to read, `parking` takes those that have not, and `channel` leads to the master. `targets` maps each target
-    to its row on the scoreboard.
+    to its row on the scoreboard. In `counters` the worker counts the outcomes of requests.
     """
 
     title: str
@@ -24,6 +25,7 @@ class WorkerContext:
     pool_row: PoolRow
     row: WorkerRow
     board: Scoreboard
+    counters: EntryCounters
     listeners: Mapping[str, socket.socket]
     ready: socket.socket
     parking: socket.socket

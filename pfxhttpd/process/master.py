@@ -27,10 +27,11 @@ from pfxhttpd.io import SetupError
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
-from pfxhttpd.process import control_server, status, status_text
+from pfxhttpd.process import control_server, pool_load, status, status_text, target_log
 from pfxhttpd.process.child import State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.generation import GLOBAL, prepare
+from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.reload import Load, Reloader
 from pfxhttpd.process.supervisor import Supervisor
 from pfxhttpd.rules import cache_key
@@ -77,6 +78,7 @@ class Master:
             raise
         self._supervisor = Supervisor(self._board, self._selector, generation, self._private, cache_directory)
         self._reloader = Reloader(load, self._supervisor, self._board, notifier)
+        self._saturation = SaturationLog()
         self._stop_deadline = 0.0
         self._ticked_at = 0.0
         self._ready = False
@@ -174,8 +176,17 @@ class Master:
         if now >= self._ticked_at + self._tick:
             self._ticked_at = now
             self._supervisor.kill_stuck(now)
+            self._watch(now)
             if self._supervisor.responsive(now):
                 self._notifier.watchdog()
+
+    def _watch(self, now: float) -> None:
+        """Look at what the workers have counted, and log what goes on for long."""
+        supervisor, board = self._supervisor, self._board
+        supervisor.totals.sample(now)
+        loads = pool_load.pool_loads(supervisor.generation, board, supervisor.children.values())
+        self._saturation.look(loads, now, self._log)
+        target_log.log_counts(supervisor.generation, board, supervisor.totals, now)
 
     def _reap(self) -> None:
         for child in self._supervisor.reap():
@@ -262,11 +273,12 @@ class Master:
     def _status(self) -> dict[str, Any]:
         supervisor = self._supervisor
         providers = supervisor.cache_client.providers() if supervisor.generation.providers else []
-        return status.snapshot(supervisor.generation, self._board, supervisor.children.values(), providers)
+        return status.snapshot(supervisor, self._board, self._saturation, providers)
 
     def _log_status(self) -> None:
         if self._log.info:
-            for line in status_text.lines(self._status()):
+            shown = self._status()
+            for line in [*status_text.summary(shown), *status_text.lines(shown)]:
                 self._log.info("Status", line=line)
 
 

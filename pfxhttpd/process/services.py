@@ -26,6 +26,7 @@ from pfxhttpd.rules.breaker import BreakerRule
 from pfxhttpd.service.backend import Backend, plain_target, proxies_for
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.entry_report import EntryReport
 from pfxhttpd.service.oidc.backend import BackendToken
 from pfxhttpd.service.oidc.login import TokenLogin
 from pfxhttpd.service.oidc.provider import Provider, breaker_target, login_providers, providers_of
@@ -81,7 +82,11 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
         token = None
         if entry.backend_oidc.enabled:
             token = BackendToken(entry.backend_oidc, provider(entry.backend_oidc, entry.timeout), shared)
-        return Backend(entry, server, session, status, breaker, token)
+        row = context.counters.row(entry.kind, entry.name, entry.timeout)
+        report = EntryReport(
+            entry, row, context.board.target(context.targets[entry.target]), plain_target(entry.target), logger
+        )
+        return Backend(entry, server, session, status, breaker, report, token)
 
     def backends(kind: str) -> dict[str, Backend]:
         return {name: backend(entry) for name, entry in settings.entries[kind].items()}

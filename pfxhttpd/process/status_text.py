@@ -8,20 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pfxhttpd.process.status_problems import duration
+
+WELL = "all is well"
+
+
+def summary(status: Mapping[str, Any]) -> list[str]:
+    """What is wrong, a line each, or one line that all is well."""
+    return list(status["problems"]) or [WELL]
+
 
 def lines(status: Mapping[str, Any]) -> list[str]:
-    """The status that `process.status.snapshot` returns, in lines for people."""
+    """The status that `process.status.snapshot` returns, in lines for people, without the `summary`."""
     text = [
+        f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} {status['configuration']}",
         (
-            f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} "
-            f"{status['configuration']}: {status['connections']} of {status['max_connections']} connections"
-            + ("" if status["accepting"] else ", no descriptors left to accept more")
-        )
+            f"up {duration(status['uptime'])}: {status['requests']} requests, {status['rate']:g} a second in the last"
+            f" minute, {status['failures']} failures; {status['connections']} of {status['max_connections']} connections"
+        ),
+        *map(_entry_line, status["entries"]),
     ]
     for pool in status["pools"]:
+        backlog = f", {pool['backlog']} not accepted yet" if pool["backlog"] else ""
         text.append(
-            f"pool {pool['pool']}: {pool['workers']} workers, {pool['waiting']} of {pool['max_queue']} waiting, "
-            f"listening on {' '.join(pool['listeners'])}"
+            f"pool {pool['pool']}: {pool['workers']} workers, {pool['busy']} busy, {pool['waiting']} of"
+            f" {pool['max_queue']} waiting{backlog}, listening on {' '.join(pool['listeners'])}"
         )
     cache = status["cache"]
     text.append(
@@ -31,7 +42,7 @@ def lines(status: Mapping[str, Any]) -> list[str]:
         else "cache: not enabled"
     )
     for target in status["targets"]:
-        since = f" for {target['seconds']:.1f} s" if "seconds" in target else ""
+        since = f" for {duration(target['seconds'])}" if "seconds" in target else ""
         text.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
     text += map(_provider_line, status["providers"])
     for worker in status["workers"]:
@@ -39,6 +50,22 @@ def lines(status: Mapping[str, Any]) -> list[str]:
         text.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {worker['requests']} requests")
     text += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
     return text
+
+
+def _entry_line(entry: Mapping[str, Any]) -> str:
+    label = f"{entry['kind']} {entry['name']}"
+    if not entry["requests"]:
+        return f"{label}: no requests"
+    failed = entry["failed"] + entry["not_sent"] + entry["unexpected"]
+    text = f"{label}: {entry['requests']} requests, {entry['rate']:g} a second, {failed} failed"
+    if entry["p50"] is None:
+        return text
+    times = ", ".join(f"{name} {_milliseconds(entry[name])}" for name in ("p50", "p95", "p99"))
+    return f"{text}, {times}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _provider_line(provider: Mapping[str, Any]) -> str:

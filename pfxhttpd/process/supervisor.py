@@ -11,7 +11,9 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from setproctitle import setproctitle
@@ -19,9 +21,11 @@ from setproctitle import setproctitle
 from pfxhttpd.io import connection_limit, handoff, listen
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import Scoreboard
+from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.process import cache
 from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, Child, Slot, State, fork
 from pfxhttpd.process.context import WorkerContext
+from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
 from pfxhttpd.process.generation import GLOBAL, Generation
 from pfxhttpd.process.liveness import Liveness
 from pfxhttpd.process.parking import Parking
@@ -32,6 +36,19 @@ GC_THRESHOLD = 20_000
 
 WorkerKey = tuple[str, int]
 """A worker's slot: its pool's key and its number in the pool."""
+
+
+MAX_DEATHS = 1000
+"""Deaths of processes that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process has ended without having been told to: when (monotonic seconds), which, and why."""
+
+    at: float
+    process: str
+    why: str
 
 
 class Supervisor:
@@ -60,6 +77,10 @@ class Supervisor:
         """How many configurations parking has been sent and does not use yet."""
         self._to_drain: list[Child] = []
         self._liveness = Liveness(board)
+        self.totals = EntryTotals(time.monotonic())
+        """What all workers since the start have counted."""
+        self.deaths: deque[Death] = deque(maxlen=MAX_DEATHS)
+        """The latest deaths of processes that were not told to leave."""
 
     # -- slots --------------------------------------------------------------------------------------------------
 
@@ -136,6 +157,7 @@ class Supervisor:
         sasl_sockets = generation.sasl_sockets()
         listeners = {endpoint: sock for endpoint, sock in pool.listeners.items() if sock not in sasl_sockets}
         row = self._board.allocate_worker(pool.index, key[1], generation.number)
+        counters = EntryCounters(entry_keys(generation.settings.entries))
 
         def run(channel: socket.socket) -> None:
             context = WorkerContext(
@@ -144,6 +166,7 @@ class Supervisor:
                 pool_row=self._board.pool(pool.index),
                 row=self._board.worker(row),
                 board=self._board,
+                counters=counters,
                 listeners=listeners,
                 ready=pool.ready,
                 parking=self._arrivals_sender,
@@ -164,7 +187,8 @@ class Supervisor:
         except OSError:
             self._board.release_worker(row)
             raise
-        child.row = row
+        child.row, child.counters = row, counters
+        self.totals.add(counters)
         self._board.set_pid(row, child.pid)
         return child
 
@@ -311,6 +335,8 @@ class Supervisor:
         if child.channel.fileno() in self._selector.get_map():
             self._selector.unregister(child.channel)
         child.channel.close()
+        if child.counters is not None:
+            self.totals.end(child.counters)
         if child.row >= 0:
             self._board.release_worker(child.row)
         elif child.name == "parking":
@@ -319,12 +345,13 @@ class Supervisor:
             self._drain_if_applied()
         elif child.name == "cache":
             self._board.cache.clear()
-        code = os.waitstatus_to_exitcode(status)
+        code, now = os.waitstatus_to_exitcode(status), time.monotonic()
         log = self.generation.logger
-        if code and child.state is not State.LEAVING and log.error:
+        if code and child.state is not State.LEAVING:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            log.error("Process died", process=child.name, pid=child.pid, why=why)
-        now = time.monotonic()
+            self.deaths.append(Death(now, child.name, why))
+            if log.error:
+                log.error("Process died", process=child.name, pid=child.pid, why=why)
         for slot in (self.cache, self.parking, *self.worker_slots.values()):
             if child in slot.children:
                 slot.on_exit(child, now)
@@ -349,7 +376,11 @@ class Supervisor:
 
     def responsive(self, now: float) -> bool:
         """Whether the processes that all workers need respond."""
-        return self._liveness.responsive(self.parking.child, now) and self._liveness.responsive(self.cache.child, now)
+        return self._liveness.responsive(self.parking.child, now) and self.cache_responds(now)
+
+    def cache_responds(self, now: float) -> bool:
+        """Whether the cache process has shown a heartbeat in time; true as well if there is none."""
+        return self._liveness.responsive(self.cache.child, now)
 
 
 def worker_keys(generation: Generation) -> list[WorkerKey]:

@@ -46,9 +46,14 @@ class BackendError(Exception):
         self.status = status
 
 
+def is_failure(status: int) -> bool:
+    """Whether a status code means a backend failure."""
+    return 500 <= status <= 599 or status in _OVERLOADED
+
+
 def check_status(status: int) -> None:
     """Raises BackendError for a status that means a backend failure."""
-    if 500 <= status <= 599 or status in _OVERLOADED:
+    if is_failure(status):
         raise BackendError(f"backend answered with status code {status}", status=status)
 
 

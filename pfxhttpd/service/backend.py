@@ -21,6 +21,7 @@ from pfxhttpd.rules.redact import REDACTED
 from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
+from pfxhttpd.service.entry_report import EntryReport
 from pfxhttpd.service.oidc.backend import BackendToken
 from pfxhttpd.service.worker_status import WorkerStatus
 
@@ -81,10 +82,12 @@ class Backend:
         session: DirectSession,
         status: WorkerStatus,
         breaker: SharedBreaker,
+        report: EntryReport,
         token: BackendToken | None = None,
     ) -> None:
-        """`token` is what every request bears, if the entry has `backend_oidc_auth`."""
-        self.entry = entry
+        """`report` gets the outcomes from whoever judges the responses. `token` is what every request bears, if the entry
+        has `backend_oidc_auth`."""
+        self.entry, self.report = entry, report
         self._token, self._bearer = token, ""
         self._session, self._status, self._breaker = session, status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
@@ -102,6 +105,7 @@ class Backend:
         now = time.monotonic()
         deadline = now + self.entry.timeout
         self._status.begin(self.entry, now, deadline)
+        self.report.begin(now)
         try:
             if self._token is None:
                 return self._attempt(question, body, deadline)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard.entry_counters import FOUND, NOT_FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import policy_action
@@ -44,19 +45,24 @@ class PolicyService:
         return policy.encode(action)
 
     def _decide(self, backend: Backend, attributes: Mapping[str, str], context: LogContext) -> str:
-        log, entry, cache = self._log, backend.entry, self._cache
+        entry, cache, report = backend.entry, self._cache, backend.report
         try:
-            verdict = policy_action(entry, backend.query(attributes))
+            response = backend.query(attributes)
+            verdict = policy_action(entry, response)
         except BackendError as error:
             action = cache.get(self._key(entry, attributes)) if cache.enabled else None
-            if log.info:
-                cached = "miss" if action is None else "hit"
-                log.info("Backend failed", **context.fields, policy=entry.name, reason=error.reason, cache=cached)
+            report.failed("Backend failed", error, context.fields, action is not None if cache.enabled else None)
             return entry.failure_action if action is None else action
         if cache.enabled and not verdict.problem:
             cache.put(self._key(entry, attributes), entry.name, verdict.action if verdict.cacheable else None)
-        if verdict.problem and log.info:
-            log.info("No valid action", **context.fields, policy=entry.name, reason=verdict.problem)
+        if not verdict.problem:
+            report.count(FOUND if verdict.cacheable else NOT_FOUND)
+        elif response.status in entry.status_codes:
+            report.count(REFUSED)
+            if self._log.info:
+                self._log.info("No valid action", **context.fields, policy=entry.name, reason=verdict.problem)
+        else:
+            report.unexpected("No valid action", verdict.problem, response.status, context.fields)
         return verdict.action
 
     @staticmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
 from pfxhttpd.rules.jwt import TokenRefused
 from pfxhttpd.rules.login import LoginAccepted, LoginRefused, login_verdict, password_request
 from pfxhttpd.rules.response import BackendError
@@ -96,30 +98,42 @@ class SaslService:
 
     def _decide(self, backend: Backend | None, session: SaslSession, attempt: Attempt, context: LogContext) -> bytes:
         """The reply to the attempt. Raises CloseConnection where Postfix would take a reply for a wrong password."""
-        fields = {**context.fields, "user": attempt.user, "mechanism": attempt.mechanism}
+        fields = {
+            **context.fields,
+            "user": attempt.user,
+            "mechanism": attempt.mechanism,
+            "rip": attempt.parameters.get("rip"),
+        }
         try:
             if backend is None:
                 raise BackendError("the configuration has no such entry any more")
             verdict: LoginAccepted | LoginRefused
             if attempt.token:
+                backend.report.begin(time.monotonic())
                 verdict = LoginAccepted(self._token_logins[backend.entry.name].account(attempt))
             else:
                 body = json.dumps(password_request(backend.entry, attempt)).encode()
                 verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user)
         except TokenRefused as refused:
+            if backend is not None:
+                backend.report.count(REFUSED)
             if self._log.info:
                 self._log.info("Authentication failed", **fields, reason=refused.reason)
             return session.fail(attempt, refused.reason, status=refused.status)
         except BackendError as error:
-            if self._log.info:
+            if backend is not None:
+                backend.report.failed("Authentication could not be decided", error, fields, cached=None)
+            elif self._log.info:
                 self._log.info("Authentication could not be decided", **fields, reason=error.reason)
             if backend is None or backend.entry.temporary_failure == DISCONNECT:
                 raise CloseConnection("temporary authentication failure") from error
             return session.fail(attempt, "temporary authentication failure", temp=True)
         if isinstance(verdict, LoginAccepted):
+            backend.report.count(FOUND)
             if self._log.info:
                 self._log.info("Authentication succeeded", **fields, account=verdict.account)
             return session.succeed(attempt, verdict.account)
+        backend.report.count(REFUSED)
         if self._log.info:
             self._log.info("Authentication failed", **fields, reason=verdict.reason)
         return session.fail(attempt, verdict.reason)

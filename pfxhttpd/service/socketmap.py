@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
+from pfxhttpd.io.scoreboard.entry_counters import FOUND, NOT_FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import failure_reply, map_reply
@@ -48,18 +49,23 @@ class SocketMapService:
         return socketmap.encode(reply, self._limit)
 
     def _look_up(self, backend: Backend, key: str, context: LogContext) -> SocketMapReply:
-        log, entry, cache = self._log, backend.entry, self._cache
+        entry, cache, report = backend.entry, self._cache, backend.report
         try:
-            verdict = map_reply(entry, backend.query(key))
+            response = backend.query(key)
+            verdict = map_reply(entry, response)
         except BackendError as error:
             value = cache.get(cache_key.map_key(entry.name, key)) if cache.enabled else None
-            if log.info:
-                cached = "miss" if value is None else "hit"
-                log.info("Backend failed", **context.fields, map=entry.name, reason=error.reason, cache=cached)
+            report.failed("Backend failed", error, context.fields, value is not None if cache.enabled else None)
             return failure_reply(error) if value is None else SocketMapReply(OK, value)
         if cache.enabled and not verdict.problem:
             value = verdict.reply.text if verdict.cacheable else None
             cache.put(cache_key.map_key(entry.name, key), entry.name, value)
-        if verdict.problem and log.info:
-            log.info("Lookup refused", **context.fields, map=entry.name, reason=verdict.problem)
+        if not verdict.problem:
+            report.count(FOUND if verdict.cacheable else NOT_FOUND)
+        elif response.status in entry.status_codes:
+            report.count(REFUSED)
+            if self._log.info:
+                self._log.info("Lookup refused", **context.fields, map=entry.name, reason=verdict.problem)
+        else:
+            report.unexpected("Lookup refused", verdict.problem, response.status, context.fields)
         return verdict.reply

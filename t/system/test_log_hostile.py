@@ -65,6 +65,11 @@ OURS = {
     "Cannot reach syslog, logging to standard output",
     "Log lines were lost",
     "Process cannot be started",
+    "Process is stuck and is killed",
+    "All workers are busy and clients wait",
+    "Workers are free again",
+    "Connection limit reached",
+    "Cannot accept connections, trying again",
 }
 """Messages whose fields only the program itself fills, with names and numbers of the configuration at most."""
 
@@ -76,7 +81,9 @@ def messages() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(func, [ast.Constant(message), *_]):
-                    if re.search(r"(log|logger|self)\.(debug|info|error)$|^say$", ast.unparse(func)):
+                    if re.search(
+                        r"(log|logger|self)\.(debug|info|error)$|report\.(failed|unexpected)$|^say$", ast.unparse(func)
+                    ):
                         found.add(message)
     return found
 

@@ -6,6 +6,7 @@ unix  Unix sockets with mode and owner
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from pfxhttpd.config.settings import Listener
 from pfxhttpd.io.listen.tcp import TcpListener, bind_tcp, set_tcp_options
 from pfxhttpd.io.listen.unix import UnixListener, bind_unix
 
-__all__ = ["TcpListener", "UnixListener", "bind", "peer_name", "retire", "set_tcp_options", "shut_down"]
+__all__ = ["TcpListener", "UnixListener", "backlog", "bind", "peer_name", "retire", "set_tcp_options", "shut_down"]
 
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group id: SO_PEERCRED, unix(7)."""
@@ -48,6 +49,19 @@ def shut_down(sock: socket.socket) -> None:
     if isinstance(sock, (TcpListener, UnixListener)):
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
+
+
+def backlog(sock: socket.socket) -> int:
+    """How many clients wait for their connection to be accepted; for a Unix socket 1 if there is any.
+
+    For a listening TCP socket, tcpi_unacked is the length of that queue (tcp(7)).
+    """
+    if sock.family != socket.AF_UNIX:
+        with suppress(OSError):
+            return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], "little")
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return int(any(events & select.POLLIN for _, events in poll.poll(0)))
 
 
 def peer_name(client: socket.socket, address: object) -> str:

@@ -9,14 +9,19 @@ kernel releases when its holder ends (fcntl(2)).
     cells   the shared memory
     rows    the rows that workers, parking and the cache write
     board   the whole: which row is where, and the sums over all of them
+
+    entry_counters   each worker's counts of requests by entry; their number depends on the configuration, so the memory
+                     is made for each worker, and the master reads it
 """
 
 from pfxhttpd.io.scoreboard.board import POOLS, TARGETS, WORKERS, Scoreboard, WorkerView
 from pfxhttpd.io.scoreboard.cells import padded
-from pfxhttpd.io.scoreboard.rows import CacheRow, PoolRow, TargetRow, WorkerRow
+from pfxhttpd.io.scoreboard.rows import FAILURES, STATUS_CODES, CacheRow, PoolRow, TargetRow, WorkerRow
 
 __all__ = [
+    "FAILURES",
     "POOLS",
+    "STATUS_CODES",
     "TARGETS",
     "WORKERS",
     "CacheRow",

@@ -136,7 +136,7 @@ class Scoreboard:
     def reset_targets(self, kept: set[int]) -> None:
         """Reset the rows of all targets but those `kept`: they may hold the state of targets that exist no more."""
         for index in set(range(TARGETS)) - kept:
-            self.target(index).write(0, 0, 0.0)
+            self.target(index).clear()
 
     def count_targets(self, state: int) -> int:
         """How many targets are in that state."""

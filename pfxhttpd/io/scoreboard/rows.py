@@ -136,14 +136,25 @@ class CacheRow:
         return dict(zip(self.NAMES, self._ints))
 
 
-class TargetRow:
-    """A target's circuit breaker: numbers that change together, written by whichever worker holds the `lock`.
+FAILURES, STATUS_CODES = range(2)
+"""The kinds of problems with a target that are logged one by one at first, then as a count: failures of the backend, and
+status codes that are not expected."""
+LOG_INTERVAL = 60.0
+"""Seconds without a problem of a kind after which the next one counts as the first, and between two counts."""
 
-    A reader without the lock may see some of them changed and some not, never half a number.
+
+class TargetRow:
+    """A target's circuit breaker: numbers that change together, written by whichever process holds the `lock`.
+
+    A reader without the lock may see some of them changed and some not, never half a number. The row also holds which
+    problems with the target have been logged, since a problem that all workers meet is to be logged once.
     """
 
     STATE, FAILURES, SINCE, KEYS = range(4)
     """The hashes of keys are in MAX_KEYS cells from KEYS on; 0 means that a cell is not used."""
+    LOGGED = KEYS + MAX_KEYS
+    """For each kind of problem two cells: when a line was written (monotonic seconds; 0: none is known), and how many
+    problems there have been since."""
     TRIES, PAUSE = 20, 0.001
     """How often the lock is tried, and the seconds between two attempts. It is held for microseconds, unless its holder
     is stopped; then the others go on without it."""
@@ -152,6 +163,7 @@ class TargetRow:
         self._ints, self._floats, self._lock_file, self._index = cells.ints, cells.floats, lock_file, index
         self._state, self._failures, self._since = base + self.STATE, base + self.FAILURES, base + self.SINCE
         self._keys = cells.ints[base + self.KEYS : base + self.KEYS + MAX_KEYS]
+        self._logged = base + self.LOGGED
 
     @property
     def state(self) -> int:
@@ -174,6 +186,40 @@ class TargetRow:
         self._floats[self._since] = since
         self._ints[self._failures] = failures
         self._ints[self._state] = state
+
+    def is_first(self, kind: int, now: float) -> bool:
+        """A problem of this kind has occurred. True if it is to be logged by itself; otherwise it is counted."""
+        cell = self._logged + 2 * kind
+        if not self.lock():
+            return False
+        try:
+            logged_at = self._floats[cell]
+            if not logged_at or (now - logged_at >= LOG_INTERVAL and not self._ints[cell + 1]):
+                self._floats[cell] = now
+                return True
+            self._ints[cell + 1] += 1
+            return False
+        finally:
+            self.unlock()
+
+    def take_count(self, kind: int, now: float) -> int:
+        """How many problems of this kind have been counted since the last line; 0 if a line is not due yet."""
+        cell = self._logged + 2 * kind
+        if not self._ints[cell + 1] or now - self._floats[cell] < LOG_INTERVAL or not self.lock():
+            return 0
+        try:
+            count = self._ints[cell + 1]
+            self._ints[cell + 1], self._floats[cell] = 0, now
+            return count
+        finally:
+            self.unlock()
+
+    def clear(self) -> None:
+        """The row is for another target from now on."""
+        self.write(0, 0, 0.0)
+        for kind in (FAILURES, STATUS_CODES):
+            self._floats[self._logged + 2 * kind] = 0.0
+            self._ints[self._logged + 2 * kind + 1] = 0
 
     def lock(self) -> bool:
         """Lock the row in order to read, decide and write as one step; call `unlock` soon. False: it is not available."""
