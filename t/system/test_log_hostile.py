@@ -69,6 +69,7 @@ OURS = {
     "All workers are busy and clients wait",
     "Workers are free again",
     "Connection limit reached",
+    "The server runs as root, because server.run_as_user is not set",
     "Cannot accept connections, trying again",
 }
 """Messages whose fields only the program itself fills, with names and numbers of the configuration at most."""
