@@ -1,7 +1,8 @@
-"""How we authenticate to a provider's endpoints (RFC 6749 section 2.3, RFC 7523), and what we ask its token endpoint.
+"""Requests to a provider's endpoints with client authentication (RFC 6749 section 2.3, RFC 7523), and the token
+response.
 
-A secret that is sent by Basic stands nowhere else, and neither does the client's name: some providers refuse a request
-that names the client twice.
+With the method client_secret_basic, neither the secret nor the client identifier is in the body, because some providers
+refuse a request that contains them twice.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ BASIC, POST, PRIVATE_KEY, NONE = "client_secret_basic", "client_secret_post", "p
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_LIFETIME = 60
-"""Seconds; providers accept 300 at most."""
+"""Seconds. Some providers accept at most 300."""
 
 REFRESH = 30.0
-"""Seconds before its expiry at which a token is replaced."""
+"""Seconds before its expiry when a token is replaced."""
 UNSTATED_LIFETIME = 300.0
-"""Seconds that a token is used whose answer names no lifetime (RFC 6749 section 5.1 leaves that to other ways)."""
+"""Seconds that a token is used if the response has no `expires_in`, which is optional (RFC 6749 section 5.1)."""
 MAX_ANSWER = 256 * 1024
 MAX_BEARER = 16 * 1024
 
@@ -46,18 +47,18 @@ _ERRORS = frozenset(
         "use_dpop_nonce",
     ]
 )
-"""The error codes that may be logged. Anything else in an error answer may be an echo of our secret."""
+"""The error codes that may be logged. Any other part of an error response could repeat the client secret."""
 
 
 class FormRequest(NamedTuple):
-    """A form to POST, with the headers beyond those that every form has. It holds secrets."""
+    """A form to POST, and its additional headers. It contains secrets."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 class BearerToken(NamedTuple):
-    """A token for a backend. `lifetime` and `refresh_after` are seconds from now on."""
+    """A token for a backend. `refresh_after` and `lifetime` are in seconds from the response."""
 
     value: str
     refresh_after: float
@@ -65,7 +66,7 @@ class BearerToken(NamedTuple):
 
 
 def client_request(client: BackendOidc | SaslOidc, form: Mapping[str, str], assertion: str) -> FormRequest:
-    """The form with our authentication; `assertion` is the signed one that private_key_jwt needs, else ""."""
+    """The form with the client authentication. `assertion` is the signed JWT for private_key_jwt, or ""."""
     fields = {name: value for name, value in form.items() if name not in _OURS}
     headers: dict[str, str] = {}
     if client.auth_method == BASIC:
@@ -81,7 +82,8 @@ def client_request(client: BackendOidc | SaslOidc, form: Mapping[str, str], asse
 
 
 _OURS = ("client_id", "client_secret", "client_assertion", "client_assertion_type")
-"""Fields that say who asks; a mail client's `client_id` must not take their place."""
+"""The fields of the client authentication. Fields of the same names in the form, such as the mail client's
+`client_id`, are removed."""
 
 
 def assertion_claims(
@@ -113,7 +115,7 @@ def token_form(client: BackendOidc) -> dict[str, str]:
 
 
 def introspection_form(provider: SaslOidc, token: str, context: Mapping[str, str]) -> dict[str, str]:
-    """The question about a user's token (RFC 7662 section 2.1), with the login's context as the original sends it."""
+    """The introspection request for a token (RFC 7662 section 2.1), with the context of the login."""
     form = {**context, "token": token, "token_type_hint": "access_token"}
     if provider.scopes:
         form["scope"] = " ".join(provider.scopes)
@@ -121,8 +123,10 @@ def introspection_form(provider: SaslOidc, token: str, context: Mapping[str, str
 
 
 def bearer_token(response: BackendResponse) -> BearerToken:
-    """The token in a token endpoint's answer (RFC 6749 section 5.1). Raises `BackendError`, whose reason has no part
-    of the answer but a known error code."""
+    """The token in the response of a token endpoint (RFC 6749 section 5.1).
+
+    Raises `BackendError`. Its reason contains no part of the response except a known error code.
+    """
     if len(response.body) > MAX_ANSWER:
         raise BackendError("the provider's token answer is too large")
     if response.status != 200:
@@ -144,7 +148,7 @@ def bearer_token(response: BackendResponse) -> BearerToken:
 
 
 def _lifetime(value: object) -> float:
-    """`expires_in`; some providers send it as a text."""
+    """The value of `expires_in`, which some providers send as a text."""
     if type(value) is str and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e10:
@@ -153,7 +157,7 @@ def _lifetime(value: object) -> float:
 
 
 def _plain(text: str) -> bool:
-    """Fit for a header: visible ASCII (RFC 6750 section 2.1 allows less)."""
+    """Whether the text consists of visible ASCII characters and can be sent in a header."""
     return text.isascii() and text.isprintable() and " " not in text
 
 

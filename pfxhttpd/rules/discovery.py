@@ -1,4 +1,4 @@
-"""What a provider says of itself (OpenID Connect Discovery 1.0 section 4, RFC 8414): its name, and where it can be asked."""
+"""The discovery document of a provider (OpenID Connect Discovery 1.0 section 4, RFC 8414)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_URL = 2048
 
 
 class Discovery(NamedTuple):
-    """The provider's name and its endpoints; "" for one that it does not have."""
+    """The issuer and the URLs of the endpoints. A URL is "" if the provider does not have the endpoint."""
 
     issuer: str
     token_endpoint: str
@@ -26,8 +26,8 @@ class Discovery(NamedTuple):
 
 
 def likely_issuers(configuration_uri: str) -> tuple[str, ...]:
-    """The names that a provider may have whose document is at this URL (section 4.3): the URL without its well-known
-    part, with a final slash or without. () when the URL has no such part, and any name may be right."""
+    """The issuers that fit the URL of a discovery document (section 4.3): the URL without its well-known part, with and
+    without a slash at the end. The result is empty if the URL has no such part; then every issuer fits."""
     url = configuration_uri.partition("?")[0]
     for suffix in WELL_KNOWN:
         if url.endswith(suffix):
@@ -37,8 +37,10 @@ def likely_issuers(configuration_uri: str) -> tuple[str, ...]:
 
 
 def parse_discovery(body: bytes, configuration_uri: str) -> Discovery:
-    """The document at `configuration_uri`. Raises `BackendError` for what is none, or one whose endpoints are no URLs or
-    less secure than the document itself."""
+    """The document that was fetched from `configuration_uri`.
+
+    Raises `BackendError` if it is invalid, or if an endpoint is not a URL or uses http: while the document used https:.
+    """
     if len(body) > MAX_DOCUMENT:
         raise BackendError("the provider's configuration is too large")
     try:
@@ -53,8 +55,10 @@ def parse_discovery(body: bytes, configuration_uri: str) -> Discovery:
 
 
 def check_issuer(discovery: Discovery, configuration_uri: str, accepted: Collection[str]) -> None:
-    """Raises `BackendError` when the document is another provider's: its issuer has to be the one that its URL stands
-    for, or one that the administrator has listed (section 4.3; RFC 8414 section 3.3)."""
+    """Raises `BackendError` if the document is that of another provider.
+
+    Its issuer must fit its URL or be one of those `accepted` (section 4.3; RFC 8414 section 3.3).
+    """
     likely = likely_issuers(configuration_uri)
     if likely and discovery.issuer not in likely and discovery.issuer not in accepted:
         raise BackendError(
@@ -63,7 +67,7 @@ def check_issuer(discovery: Discovery, configuration_uri: str, accepted: Collect
 
 
 def _endpoint(document: JsonObject, name: str, secure: bool) -> str:
-    """The URL under that name, "" when there is none."""
+    """The URL of an endpoint, or ""."""
     url = document.get(name)
     if url is None or url == "":
         return ""

@@ -1,7 +1,8 @@
-"""What a provider answers when it is asked about a user's token: introspection (RFC 7662), userinfo (OpenID Connect Core
-1.0 section 5.3), Google's tokeninfo.
+"""The responses of a provider about the token of a user: introspection (RFC 7662), userinfo (OpenID Connect Core 1.0
+section 5.3), and tokeninfo as Google has it.
 
-Only a clear no refuses a token (`TokenRefused`). Whatever leaves a doubt is `BackendError`: temporary.
+`TokenRefused` means that the provider refuses the token. Every response that is not clear raises `BackendError`,
+which is temporary.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ INACTIVE = "the provider says that the token is not valid"
 
 
 def introspection_claims(response: BackendResponse) -> JsonObject:
-    """The answer of an introspection endpoint, when it says that the token is active (RFC 7662 section 2.2)."""
+    """The members of an introspection response for an active token (RFC 7662 section 2.2)."""
     claims = _object(response, "introspection", refused_by=())
     active = claims.get("active")
     if type(active) is not bool:
@@ -31,12 +32,13 @@ def introspection_claims(response: BackendResponse) -> JsonObject:
 
 
 def userinfo_claims(response: BackendResponse) -> JsonObject:
-    """The answer of a userinfo endpoint; it refuses a token by 401, or by 403 for its scope (RFC 6750 section 3.1)."""
+    """The members of a userinfo response. A token is refused with 401, or with 403 for its scope (RFC 6750 section
+    3.1)."""
     return _object(response, "userinfo", refused_by=(401, 403))
 
 
 def tokeninfo_claims(response: BackendResponse) -> JsonObject:
-    """The answer of a tokeninfo endpoint as Google has it: it refuses a token by 400, and writes numbers as texts."""
+    """The members of a tokeninfo response of Google. A token is refused with 400; numbers are given as texts."""
     claims = _object(response, "tokeninfo", refused_by=(400, 401))
     expiry = claims.get("exp")
     if type(expiry) is str and _NUMBER.fullmatch(expiry):

@@ -1,8 +1,7 @@
-"""A JSON Web Token taken apart, strictly (RFC 7515 section 5.2, RFC 7519, RFC 8725). Nothing in it is to be believed yet.
+"""Parsing of a JSON Web Token (RFC 7515 section 5.2, RFC 7519, RFC 8725). Nothing is verified here.
 
-python-jose's own reader is not used for this: it finds the signature behind the last dot and drops what is no base64
-on the way, so it takes a token of four parts for one of three; it knows no `crit`, and of a repeated member it takes
-the last one.
+python-jose's own parser is not strict enough. It splits the token at its last dot and ignores characters that are not
+base64, so that it accepts some tokens of four parts; it ignores `crit`; and of a repeated member it uses the last one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import NamedTuple
 from pfxhttpd.rules.strict_json import JsonObject, parse_object
 
 MAX_TOKEN = 32 * 1024
-"""Characters. Postfix takes 12288 of them by default (smtpd_sasl_response_limit), in base64."""
+"""Characters. Postfix accepts 12288 by default (smtpd_sasl_response_limit), and those are base64."""
 MAX_KEY_ID = 256
 """Characters of a `kid`."""
 
@@ -23,8 +22,11 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class TokenRefused(Exception):
-    """The token is no good, and asking again would not change that. `reason` is one line for the log and holds nothing
-    of the token. `status` is what the client is told: `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1)."""
+    """The token is not accepted; a second attempt would have the same result.
+
+    `reason` is one line for the log and contains no part of the token. `status` is the error code for the client,
+    `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1).
+    """
 
     def __init__(self, reason: str, status: str = "invalid_token") -> None:
         super().__init__(reason)
@@ -33,7 +35,7 @@ class TokenRefused(Exception):
 
 
 class Jwt(NamedTuple):
-    """A token in its parts. `key_id` is "" when the header names none; `signed` is what the signature is about."""
+    """The parts of a token. `key_id` is "" if the header has no `kid`; `signed` is the input of the signature."""
 
     algorithm: str
     key_id: str
@@ -43,7 +45,7 @@ class Jwt(NamedTuple):
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether the token presents itself as a signed JWT; anything else is opaque to us, encrypted ones included."""
+    """Whether the token has the form of a signed JWT. All other tokens, also encrypted JWTs, are opaque to pfxhttpd."""
     parts = token.split(".")
     if len(parts) != 3 or len(token) > MAX_TOKEN:
         return False
@@ -54,7 +56,7 @@ def looks_like_jwt(token: str) -> bool:
 
 
 def read_jwt(token: str) -> Jwt:
-    """The token's parts. Raises `TokenRefused` for whatever is no signed JWT with a plain header."""
+    """The token's parts. Raises `TokenRefused` if it is not a signed JWT, or if its header requires an extension."""
     if len(token) > MAX_TOKEN:
         raise TokenRefused("the token is too long")
     parts = token.split(".")
@@ -76,7 +78,7 @@ def read_jwt(token: str) -> Jwt:
 
 
 def unverified_issuer(token: str) -> str:
-    """The `iss` that the token claims, "" when there is none: good for choosing who is to check it, and for no more."""
+    """The `iss` claim, or "". It is not verified, and only selects the provider that verifies the token."""
     try:
         issuer = read_jwt(token).claims.get("iss")
     except TokenRefused:

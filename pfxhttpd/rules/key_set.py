@@ -1,8 +1,8 @@
-"""A provider's key set (RFC 7517): which keys it has, and which of them may have signed a token.
+"""The key set of a provider (RFC 7517), and the selection of the keys that may have signed a token.
 
-An algorithm belongs to a key, never to a token: each key says by its type, its curve and its `alg` what it may be used
-for, and a token's header only has to name one of those. So no token can have an RSA key used as an HMAC secret, or
-itself taken as signed when it is not (RFC 8725 sections 2.1, 3.1).
+The algorithms that are allowed are a property of the key: of its type, its curve and its `alg`. The header of a token
+must name one of them. So a token cannot make an RSA key be used as an HMAC secret, and an unsigned token is never
+accepted (RFC 8725 sections 2.1 and 3.1).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _MEMBERS: Mapping[str, tuple[str, ...]] = {"RSA": ("n", "e"), "EC": ("crv", "x",
 
 
 class PublicKey(NamedTuple):
-    """One key. `algorithms` are those it may be used for; `members` are the JWK's own that make up the key."""
+    """One key. `algorithms` are those that it may be used with; `members` are the members of the JWK that define the
+    key."""
 
     key_id: str
     algorithms: frozenset[str]
@@ -44,18 +45,20 @@ class PublicKey(NamedTuple):
 
 
 class UnknownKey(TokenRefused):
-    """No key of the set may have signed the token. The provider may have new keys."""
+    """The set has no key that can have signed the token. The provider may have published new keys."""
 
 
 class KeySet:
-    """The keys of a document that can be used here."""
+    """The usable keys of a document."""
 
     def __init__(self, keys: tuple[PublicKey, ...]) -> None:
         self.keys = keys
 
     def candidates(self, key_id: str, algorithm: str) -> list[PublicKey]:
-        """The keys that may have signed a token with this header. Raises `TokenRefused` for an algorithm that is none
-        of the public-key signatures, `UnknownKey` when no key fits."""
+        """The keys that can have signed a token with this header.
+
+        Raises `TokenRefused` for an algorithm that is not one of `ALGORITHMS`, and `UnknownKey` if there is no key.
+        """
         if algorithm not in ALGORITHMS:
             raise TokenRefused("the token is signed with no algorithm that is allowed")
         named = [key for key in self.keys if key.key_id == key_id] if key_id else list(self.keys)
@@ -68,20 +71,20 @@ class KeySet:
 
 
 def parse_key_set(body: bytes) -> KeySet:
-    """The keys of the document; those of unknown types or for encryption are left out (RFC 7517 section 5).
+    """The keys of the document, without those of unknown types and those for encryption (RFC 7517 section 5).
 
-    Raises `BackendError` for what is no key set, or a set of more than MAX_KEYS keys.
+    Raises `BackendError` for a document that is not a key set, and for more than MAX_KEYS keys.
     """
     if len(body) > MAX_DOCUMENT:
         raise BackendError("the provider's key set is too large")
     try:
         keys = parse_object(body)["keys"]
     except (ValueError, KeyError):
-        raise BackendError("the provider's key set is none") from None
+        raise BackendError("the provider's key set is invalid") from None
     if keys is None:
         keys = []
     if type(keys) is not list:
-        raise BackendError("the provider's key set is none")
+        raise BackendError("the provider's key set is invalid")
     if len(keys) > MAX_KEYS:
         raise BackendError(f"the provider's key set has more than {MAX_KEYS} keys")
     return KeySet(tuple(_usable(keys)))

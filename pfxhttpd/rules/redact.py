@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import parse_qsl, urlsplit
 
-from pfxhttpd.config.settings import Entry, Settings
+from pfxhttpd.config.settings import BackendOidc, Entry, SaslOidc, Settings
 
 REDACTED = "<redacted>"
 
@@ -259,7 +259,8 @@ def _secrets_of_entry(entry: Entry) -> Iterator[str]:
         if is_secret_name(name, strict=True):
             yield from _secrets_of_header(value)
     yield from _secrets_of_url(entry.target)
-    for oidc in (entry.backend_oidc, entry.sasl_oidc, *entry.sasl_oidc.providers):
+    clients: list[BackendOidc | SaslOidc] = [entry.backend_oidc, entry.sasl_oidc, *entry.sasl_oidc.providers]
+    for oidc in clients:
         yield oidc.client_secret
         yield oidc.private_key
         yield from _secrets_of_url(oidc.configuration_uri)

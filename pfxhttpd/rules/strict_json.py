@@ -1,7 +1,7 @@
-"""JSON from a party that may be hostile: an object, each member once, nothing that readers could read differently.
+"""Strict parsing of JSON objects from parties that are not trusted: no member may occur twice.
 
-Two readers of `{"aud": "a", "aud": "b"}` may see two different values, and a token must not mean one thing to its issuer
-and another one here (RFC 8725 section 2.6, RFC 8259 section 4).
+Two parsers can read different values from `{"aud": "a", "aud": "b"}` (RFC 8259 section 4). A token must not have one
+meaning for its issuer and another one for pfxhttpd.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ JsonObject = dict[str, Any]
 def _members(pairs: Sequence[tuple[str, Any]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a member is there twice")
+        raise ValueError("repeated member")
     return found
 
 

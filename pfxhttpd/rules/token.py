@@ -1,7 +1,8 @@
-"""What a user's token has to say for a login: by whom it was made, for whom, until when, and whose it is.
+"""The conditions for a login with a token: its issuer, audience, time and scopes, and the account that it names.
 
-The same rules hold for the claims of a JWT whose signature was found good (RFC 7519, RFC 9068) and for a provider's
-answer about a token (RFC 7662); only that a JWT must say more by itself. Each function raises `TokenRefused`.
+They hold for the claims of a JWT whose signature has been verified (RFC 7519, RFC 9068) and for the response of a
+provider about a token (RFC 7662). A JWT must also have the claims `exp` and `iss`. Each function raises
+`TokenRefused`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pfxhttpd.wire.text import account_error
 Claims = Mapping[str, Any]
 
 LATEST = 253_402_300_799
-"""The last second of the year 9999: a later expiry is no time, but a token that never ends."""
+"""The last second of the year 9999. A later `exp` is refused, since such a token would never expire."""
 
 JWT_ACCOUNT = ("sub", "preferred_username", "username")
 INTROSPECTION_ACCOUNT = ("sub", "username")
-"""The claims that name the account, the first that is there, unless `account_claim` names one."""
+"""The claims that can name the account. The first one that is present is used, unless `account_claim` is set."""
 
 TENANT = "{tenantid}"
 _TENANT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
@@ -31,11 +32,11 @@ _ID_TOKEN_ONLY = ("nonce", "at_hash", "c_hash", "auth_time")
 """Claims that ID tokens have (OpenID Connect Core 1.0 section 2). An access token may have `auth_time` (RFC 9068), but
 then it has a scope as well."""
 _OTHER_KINDS = {"typ": ("id", "refresh", "offline", "logout"), "token_use": ("id", "refresh")}
-"""How Keycloak and Cognito mark tokens that are no access tokens."""
+"""The values by which Keycloak and Cognito mark tokens that are not access tokens."""
 
 
 def check_jwt_claims(claims: Claims, provider: SaslOidc, issuer: str, now: float) -> None:
-    """The claims of a JWT signed by `issuer`, at `now` (Unix seconds)."""
+    """Check the claims of a JWT that was signed by `issuer`. `now` is in Unix seconds."""
     if "exp" not in claims:
         raise TokenRefused("the token has no exp")
     if "iss" not in claims:
@@ -46,7 +47,8 @@ def check_jwt_claims(claims: Claims, provider: SaslOidc, issuer: str, now: float
 
 
 def check_claims(claims: Claims, provider: SaslOidc, issuers: Collection[str], now: float) -> None:
-    """What holds for any token, as far as the claims say anything of it: its time, issuer, kind, audience and scopes."""
+    """Check what holds for every token: its time, issuer and kind as far as the claims contain them, and the
+    settings."""
     _check_time(claims, now, provider.clock_skew)
     if "iss" in claims and not _issued_by(claims, issuers):
         raise TokenRefused("the token is another issuer's")
@@ -64,8 +66,11 @@ def check_claims(claims: Claims, provider: SaslOidc, issuers: Collection[str], n
 
 
 def account_of(claims: Claims, provider: SaslOidc, names: tuple[str, ...], user: str) -> str:
-    """The account that the claims name. `user` is the name that the client gave, "" for none; it has to be the same
-    where the configuration says so, and is never taken instead of a claim."""
+    """The account that the claims name.
+
+    `user` is the name that the client sent, or "". It is compared with the account if `username_match` is set, and is
+    never used in place of a claim.
+    """
     wanted = (provider.account_claim,) if provider.account_claim else names
     name = next((name for name in wanted if claims.get(name) not in (None, "")), None)
     if name is None:
@@ -96,7 +101,7 @@ def _time(claims: Claims, name: str) -> float:
 
 
 def may_be_issuer(issuer: str, accepted: Collection[str]) -> bool:
-    """Whether `issuer` is one of those accepted, for some tenant where one of them is a template."""
+    """Whether `issuer` is one of those accepted. A template among them matches with any tenant."""
     for name in accepted:
         before, template, after = name.partition(TENANT)
         if not template and issuer == name:
@@ -133,27 +138,27 @@ def _check_kind(claims: Claims) -> None:
 
 
 def _scopes(claims: Claims) -> set[str]:
-    """`scope` (RFC 8693 section 4.2), or `scp` as Entra (a text) and Okta (a list) call it."""
+    """The scopes: the claim `scope` (RFC 8693 section 4.2), or `scp`, a text with Entra and a list with Okta."""
     found = claims.get("scope", claims.get("scp"))
     return set(found.split()) if type(found) is str else _texts(found)
 
 
 def _texts(value: Any) -> set[str]:
-    """A text, or the texts of a list, as a set; anything else is none."""
+    """A text or the texts of a list, as a set. It is empty for any other value."""
     if type(value) is str:
         return {value}
     return {item for item in value if type(item) is str} if type(value) is list else set()
 
 
 def _holds(claim: Any, value: str | int | bool) -> bool:
-    """Whether the claim is the value, or a list that has it."""
+    """Whether the claim is the value, or a list that contains it."""
     if type(claim) is list:
         return any(_holds(item, value) for item in claim)
     return type(claim) is type(value) and bool(claim == value)
 
 
 def _same_user(account: str, user: str) -> bool:
-    """Equal, in a mail address whatever the domain's case."""
+    """Whether the names are equal. The domain of a mail address is compared without regard to case."""
     return bool(user) and _folded(account) == _folded(user)
 
 

@@ -85,8 +85,8 @@ class Backend:
         report: EntryReport,
         token: BackendToken | None = None,
     ) -> None:
-        """`report` gets the outcomes from whoever judges the responses. `token` is what every request bears, if the entry
-        has `backend_oidc_auth`."""
+        """`report` gets the outcomes from whoever judges the responses. `token` provides the bearer token of every request
+        if the entry has `backend_oidc_auth`."""
         self.entry, self.report = entry, report
         self._token, self._bearer = token, ""
         self._session, self._status, self._breaker = session, status, breaker
@@ -99,8 +99,8 @@ class Backend:
     def query(self, question: Question, body: bytes | None = None) -> BackendResponse:
         """The response to `question`; `body` replaces the rendered payload.
 
-        The JSON of the response is read and its status code is checked, but not for SASL entries: `rules.login` does that.
-        Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
+        The JSON of the response is read and its status code is checked, but not for SASL entries: `rules.login` does
+        that. Raises BackendError when there is no response that can be judged, without asking if the breaker is open.
         """
         now = time.monotonic()
         deadline = now + self.entry.timeout
@@ -119,7 +119,7 @@ class Backend:
             self._status.end()
 
     def _authorize(self, bearer: str) -> None:
-        """Have the requests bear this token."""
+        """Send this bearer token with the next requests."""
         if bearer != self._bearer:
             self._bearer = bearer
             self._request.headers["Authorization"] = f"Bearer {bearer}"
@@ -178,8 +178,8 @@ class Backend:
 def _headers(response: ParsedResponse) -> dict[str, str]:
     """The headers by name, in lower case.
 
-    Raises BackendError where a header that names an account or a reason occurs twice. HTTP libraries join the two with a
-    comma, which would name an account that does not exist.
+    Raises BackendError where a header that names an account or a reason occurs twice. HTTP libraries join the two
+    with a comma, which would name an account that does not exist.
     """
     found: dict[str, str] = {}
     for name, value in response.raw_headers:

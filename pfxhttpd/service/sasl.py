@@ -37,8 +37,8 @@ def mechanisms(entry: Entry | None) -> tuple[Mechanism, ...]:
 
 
 def error_challenge(entry: Entry | None) -> tuple[str, str]:
-    """What a client whose token is refused is told: the scopes that tokens need, and the URL of the first provider's
-    discovery document (RFC 7628 section 3.2.2)."""
+    """The content of the error challenge for a refused token: the scopes that are required, and the URL of the
+    discovery document of the first provider (RFC 7628 section 3.2.2)."""
     for provider in login_providers(entry) if entry is not None else ():
         return " ".join(provider.required_scopes), provider.configuration_uri
     return "", ""
@@ -53,7 +53,7 @@ class SaslService:
         logger: Logger,
         token_logins: Mapping[str, TokenLogin] | None = None,
     ) -> None:
-        """`token_logins` has what decides logins with tokens, for the entries that accept them."""
+        """`token_logins` validate the tokens for the entries that accept tokens, by name of the entry."""
         self._backends, self._log = backends, logger
         self._token_logins = token_logins or {}
 

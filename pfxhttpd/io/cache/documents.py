@@ -1,10 +1,10 @@
-"""What the workers know together of OpenID providers: discovery documents, key sets, and our own tokens.
+"""What the workers share of OpenID providers: discovery documents, key sets, and the tokens for backends.
 
-A pure structure like `io.cache.table`, kept beside it in the cache process. Many workers want the same document at the
-same moment; the first one gets a lease and fetches it, the others wait for that. What a fetch came to, its failure too,
-is an answer for all who have waited. A lease ends with its time: its holder may have died.
+It is a pure data structure in the cache process, like `io.cache.table`. When several workers need the same document,
+the first one gets a lease and fetches it, and the others wait for the result, which may be a failure. A lease
+expires, because its holder may have died.
 
-Nothing here is secret from the workers, but all of it is from everybody else: only `providers` is ever shown, and it has
+The documents include secrets and are only given to workers. What `status` shows comes from `providers`, which contains
 neither documents nor tokens.
 """
 
@@ -18,8 +18,10 @@ MAX_BYTES = 32 * 1024 * 1024
 
 
 class Document(NamedTuple):
-    """A text and its times, all in monotonic seconds: when it was fetched, from when on a new one is wanted, and from
-    when on it must not be used any more. `keys` is the number of keys, for a key set."""
+    """A text, with the times when it was fetched, when it should be fetched again and when it expires.
+
+    The times are in monotonic seconds. `keys` is the number of keys in a key set, and -1 for other documents.
+    """
 
     text: str
     fetched_at: float
@@ -29,9 +31,9 @@ class Document(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What there is under a name. With `leased` the caller is to fetch it, and then to `store` or to `fail`.
+    """The reply to `obtain`. If `leased` is true, the caller must fetch the document and then call `store` or `fail`.
 
-    `error` is what the last fetch came to, if that ended after the caller began to wait, else "".
+    `error` is the error of the last fetch if that failed after the caller began to wait, else "".
     """
 
     document: Document | None
@@ -41,7 +43,7 @@ class Offer(NamedTuple):
 
 
 class ProviderState(NamedTuple):
-    """For `status`: `keys` is -1 while none were fetched; a time is 0.0 for never; `error` is "" for none."""
+    """The state of a provider for `status`. `keys` is -1 before the first key set; a time of 0.0 means never."""
 
     provider: str
     keys: int
@@ -60,7 +62,7 @@ class _Entry:
 
 
 class Documents:
-    """The documents by name, least recently used first, and what is to be shown of their providers."""
+    """The documents by name, least recently used first, and the states of their providers."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -68,8 +70,8 @@ class Documents:
         self._bytes = 0
 
     def obtain(self, name: str, owner: str, lease: float, newer_than: float, since: float, now: float) -> Offer:
-        """The document, if it was fetched after `newer_than` and wants no refresh; else a lease for `lease` seconds,
-        unless another owner has one. `since` is when the caller began to wait."""
+        """The document, if it was fetched after `newer_than` and need not be fetched again; else a lease for `lease`
+        seconds, unless another owner has one. `since` is the time when the caller began to wait."""
         entry = self._entries.get(name)
         if entry is None:
             entry = self._entries[name] = _Entry()
@@ -102,7 +104,8 @@ class Documents:
         self._shrink()
 
     def fail(self, name: str, provider: str, error: str, timeout: bool, now: float) -> None:
-        """A fetch has failed; without a name, another question to the provider has. Without a provider it is not shown."""
+        """A fetch has failed, or, with an empty name, another request to the provider. With an empty provider, the
+        error is not part of the provider's state."""
         if name:
             entry = self._entries.setdefault(name, _Entry())
             entry.lease, entry.error, entry.error_at, entry.timeout = None, error, now, timeout
@@ -110,7 +113,7 @@ class Documents:
             self._show(self._state(provider)._replace(error=error, error_at=now))
 
     def discard(self, name: str, fetched_at: float) -> None:
-        """The document that was fetched then has turned out to be no good."""
+        """Remove the document that was fetched at that time, or an older one."""
         entry = self._entries.get(name)
         if entry is not None and entry.document is not None and entry.document.fetched_at <= fetched_at:
             self._drop(entry)

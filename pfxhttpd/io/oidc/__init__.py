@@ -1,7 +1,7 @@
-"""The side of OpenID Connect that is outside: keys and signatures, the provider's endpoints, and what is kept of them.
+"""OpenID Connect: keys and signatures, and requests to the endpoints of a provider.
 
-keys        a provider's public keys at work: python-jose with EdDSA and PSS added
-assertion   our own private key, and the assertions that it signs
-provider    a provider's endpoints, asked over a session that is passed in
-store       discovery documents, key sets and tokens that all workers share
+keys        verification of signatures by python-jose, with EdDSA and PSS added
+assertion   the private key of pfxhttpd, and the assertions signed with it
+key_file    the file of that key
+endpoints   requests to a provider over a session
 """

@@ -1,4 +1,4 @@
-"""Our own private key, and the assertions that it signs in our name (RFC 7523)."""
+"""The private key of pfxhttpd, and the assertions that it signs for client authentication (RFC 7523)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 class KeyFileError(ValueError):
-    """The key cannot be used. The message says why, and nothing of the key."""
+    """The key cannot be used. The message contains no part of the key."""
 
 
 class SigningKey:
-    """A private key with the algorithm that it signs with: RS256, ES256, ES384, ES512 or EdDSA."""
+    """A private key. `algorithm` is RS256, ES256, ES384, ES512 or EdDSA."""
 
     def __init__(self, pem: str) -> None:
         """Raises `KeyFileError`."""

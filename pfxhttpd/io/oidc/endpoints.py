@@ -1,6 +1,6 @@
-"""A provider's endpoints, asked over a session that is passed in. Each call is one exchange with one deadline.
+"""Requests to the endpoints of a provider over a given session. Each call is one exchange with one deadline.
 
-No redirect is followed: a token or our credentials must not go where the provider's configuration did not say.
+Redirects are not followed, because tokens and credentials must only be sent to the URLs in the discovery document.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _REASONS = (
 
 
 class Endpoints:
-    """Asks any URL of one provider. `proxies` are by scheme, as requests wants them. Each method raises `BackendError`.
+    """Sends requests to the URLs of one provider. `proxies` has the form that requests defines. Methods raise
+    `BackendError`.
 
     `deadline` is in monotonic seconds.
     """
@@ -38,18 +39,18 @@ class Endpoints:
         self._session, self._proxies = session, dict(proxies)
 
     def get(self, url: str, deadline: float, bearer: str = "") -> BackendResponse:
-        """A document, or with `bearer` what the token gives access to."""
+        """The response to a GET request, with the bearer token if one is given."""
         headers = {**_HEADERS, "Authorization": f"Bearer {bearer}"} if bearer else _HEADERS
         return self._send(Request("GET", url, headers=headers), deadline)
 
     def post(self, url: str, form: bytes, headers: Mapping[str, str], deadline: float) -> BackendResponse:
-        """What a form is answered with."""
+        """The response to a form."""
         return self._send(Request("POST", url, data=form, headers={**_FORM, **headers}), deadline)
 
     def _send(self, request: Request, deadline: float) -> BackendResponse:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise BackendError("the time for the provider is over", timeout=True)
+            raise BackendError("the provider timed out: no time is left", timeout=True)
         try:
             prepared: PreparedRequest = self._session.prepare_request(request)
             response: Response = self._session.send(

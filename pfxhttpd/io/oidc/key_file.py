@@ -1,4 +1,4 @@
-"""The file of our private key, read again for each assertion, so that a new key needs no reload."""
+"""The file of the private key. It is read for each assertion, so that a new key is used without a reload."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ MAX_KEY_FILE = 64 * 1024
 
 
 def read_key(path: str, known: str) -> str:
-    """The text of the file at `path`, or `known`, the text that was read with the configuration, when the file cannot
-    be read now: in a jail that does not hold it, or as a user who may not."""
+    """The text of the file at `path`.
+
+    If the file cannot be read, the result is `known`, the text that was read with the configuration. This is the case
+    in a jail that does not contain the file, or for a user without permission.
+    """
     if not path:
         return known
     try:

@@ -1,6 +1,7 @@
-"""Signatures of tokens, checked by python-jose (RFC 7518). What it lacks is added at its own extension point.
+"""Verification of the signatures of tokens by python-jose (RFC 7518).
 
-python-jose 3.5 has neither EdDSA (RFC 8037) nor RSASSA-PSS (RFC 7518 section 3.5); both are registered here.
+python-jose 3.5 has neither EdDSA (RFC 8037) nor RSASSA-PSS (RFC 7518 section 3.5). Both are registered here with
+`jose.jwk.register_key`, its extension point.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from pfxhttpd.rules.jwt import Jwt, TokenRefused
 from pfxhttpd.rules.key_set import PublicKey
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
-"""RFC 7518 section 3.3 demands the one; past the other a signature takes too long to check."""
+"""The minimum is that of RFC 7518 section 3.3. Signatures of keys beyond the maximum take too long to verify."""
 MAX_PREPARED = 64
-"""Keys kept ready at once."""
+"""Constructed keys that are kept."""
 
 EDDSA = ("EdDSA", "Ed25519")
 PSS = ("PS256", "PS384", "PS512")
@@ -44,7 +45,7 @@ class EdDSAKey(Key):
 
     def sign(self, msg: bytes) -> bytes:
         if not isinstance(self._key, Ed25519PrivateKey):
-            raise JWKError("a public key signs nothing")
+            raise JWKError("a public key cannot sign")
         return self._key.sign(msg)
 
     def verify(self, msg: bytes, sig: bytes) -> bool:
@@ -77,7 +78,7 @@ def _ed25519(members: dict[str, str]) -> Ed25519PublicKey:
 
 
 class PSSKey(RSAKey):  # type: ignore[misc, valid-type]
-    """An RSA key that signs with RSASSA-PSS; the salt is as long as the hash (RFC 7518 section 3.5)."""
+    """An RSA key for RSASSA-PSS. The salt is as long as the hash (RFC 7518 section 3.5)."""
 
     def __init__(self, key: Any, algorithm: str) -> None:
         super().__init__(key, algorithm.replace("PS", "RS"))
@@ -104,13 +105,14 @@ for _name in PSS:
 
 
 class Verifier:
-    """Checks signatures, and keeps the keys that it has made ready: making one takes longer than using it."""
+    """Verifies signatures, and keeps the key objects, because constructing one takes longer than using it."""
 
     def __init__(self) -> None:
         self._prepared: OrderedDict[tuple[str, ...], Key | None] = OrderedDict()
 
     def check(self, token: Jwt, keys: Iterable[PublicKey]) -> None:
-        """Raises `TokenRefused` when none of the keys, each fit for the token's algorithm, has signed it."""
+        """Raises `TokenRefused` if none of the keys has signed the token. Each key must allow the algorithm of the
+        token."""
         for public in keys:
             key = self._key(public, token.algorithm)
             if key is not None and _verifies(key, token):
@@ -118,7 +120,7 @@ class Verifier:
         raise TokenRefused("the token's signature is wrong")
 
     def _key(self, public: PublicKey, algorithm: str) -> Key | None:
-        """The key ready for use, None for one that cannot be used."""
+        """The key object, or None for a key that cannot be used."""
         name = (algorithm, *public.members.values())
         if name in self._prepared:
             return self._prepared[name]
@@ -131,7 +133,7 @@ class Verifier:
 def _construct(public: PublicKey, algorithm: str) -> Key | None:
     try:
         key = jwk.construct(dict(public.members), algorithm)
-    except (JOSEError, ValueError, TypeError):  # cryptography's objections to numbers that make no key
+    except (JOSEError, ValueError, TypeError):  # cryptography raises them for invalid numbers
         return None
     prepared = getattr(key, "prepared_key", None)
     if isinstance(prepared, rsa.RSAPublicKey) and not MIN_RSA_BITS <= prepared.key_size <= MAX_RSA_BITS:

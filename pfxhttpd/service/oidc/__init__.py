@@ -1,7 +1,8 @@
-"""OpenID Connect at work: tokens for backends, and users who log in with tokens.
+"""OpenID Connect: tokens for backends, and logins with tokens.
 
-shared      a document that all workers share and one of them fetches
-provider    one provider: its discovery document, its keys, its endpoints
-backend     the token that a backend's requests bear
-login       whether a user's token is good, and whose it is
+shared      documents that all workers share and one worker fetches
+provider    one provider: its discovery document, keys and endpoints
+backend     the token for the requests to a backend
+validator   validation of the tokens of users
+login       a login with a token, within the timeout of its entry
 """

@@ -1,4 +1,5 @@
-"""The token that a backend's requests bear (RFC 6749 section 4.4): fetched by one worker, used by all, replaced in time."""
+"""The access token for the requests to a backend (RFC 6749 section 4.4). One worker fetches it and all workers use
+it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from pfxhttpd.service.oidc.shared import SharedDocuments
 
 
 class BackendToken:
-    """The token of one provider, client and set of scopes."""
+    """The token for one provider, client and set of scopes."""
 
     def __init__(self, settings: BackendOidc, provider: Provider, shared: SharedDocuments) -> None:
         self._settings, self._provider, self._shared = settings, provider, shared
@@ -22,9 +23,9 @@ class BackendToken:
         self._document: Document | None = None
 
     def current(self, deadline: float) -> str:
-        """The token to send now. Raises `BackendError` when there is none by `deadline` (monotonic seconds).
+        """The token to send. Raises `BackendError` if there is none at `deadline` (monotonic seconds).
 
-        A good token costs no more than a look at the clock.
+        A token that need not be replaced costs one reading of the clock, and no call to the cache process.
         """
         document = self._document
         if document is not None and time.monotonic() < document.refresh_at:
@@ -32,7 +33,7 @@ class BackendToken:
         return self._get(deadline, 0.0)
 
     def replace(self, deadline: float) -> str:
-        """Another token, since the backend does not take the current one. Raises `BackendError`."""
+        """A new token, because the backend has refused the current one. Raises `BackendError`."""
         refused, self._document = self._document, None
         if refused is None:
             return self._get(deadline, 0.0)
@@ -50,13 +51,13 @@ class BackendToken:
         url = self._provider.discovery(deadline).token_endpoint
         if not url:
             raise BackendError("the provider's configuration names no token_endpoint")
-        token = self._provider.ask(url, token_form(self._settings), deadline, bearer_token)
+        token = self._provider.post_form(url, token_form(self._settings), deadline, bearer_token)
         now = time.monotonic()
         return Document(token.value, now, now + token.refresh_after, now + token.lifetime)
 
 
 def _name(settings: BackendOidc) -> str:
-    """Under what the token is shared: by all that would get the same one with the same credentials."""
+    """The name under which the token is shared by all entries with the same client, credentials and scopes."""
     parts = (
         settings.configuration_uri,
         settings.client_id,

@@ -1,4 +1,4 @@
-"""A login with a token: what the validator says of it, within the time that the entry has for a login."""
+"""A login with a token, within the timeout of its entry."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pfxhttpd.wire.dovecot_exchange import Attempt
 
 
 class TokenLogin:
-    """Decides the logins with tokens of one entry's users."""
+    """Validates the tokens of one entry's users."""
 
     def __init__(self, entry: Entry, validator: TokenValidator, status: WorkerStatus) -> None:
         self._entry, self._validator, self._status = entry, validator, status
 
     def account(self, attempt: Attempt) -> str:
-        """The account that the attempt's token logs in. Raises `TokenRefused`, and `BackendError` when nothing can be said
-        of the token in time."""
+        """The account that the token of the attempt names.
+
+        Raises `TokenRefused`, and `BackendError` if the token could not be validated in time.
+        """
         entry = self._entry
         now = time.monotonic()
         deadline = now + entry.timeout

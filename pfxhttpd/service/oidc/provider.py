@@ -1,4 +1,4 @@
-"""One OpenID provider: its discovery document, its keys and its endpoints, behind a circuit breaker of its own."""
+"""One OpenID provider: its discovery document, its keys and its endpoints, with a circuit breaker for all of them."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ from pfxhttpd.service.breaker import BreakerOpen
 from pfxhttpd.service.oidc.shared import SharedDocuments
 
 DISCOVERY_LIFETIME = 3600.0
-"""Seconds after which the discovery document is fetched again, so that a moved endpoint is found."""
+"""Seconds after which the discovery document is fetched again, in case an endpoint has changed."""
 KEY_REFETCH = 60.0
-"""Seconds between fetches of a key set for keys that it does not have; a stranger can name such keys at will."""
+"""Minimum number of seconds between fetches of a key set because of an unknown key. Anyone can send tokens with such
+keys."""
 
 Answer = TypeVar("Answer")
-Judge = Callable[[BackendResponse], Answer]
-"""What an answer says. Raises `BackendError` where it says nothing."""
+Parse = Callable[[BackendResponse], Answer]
+"""Turns a response into a result. Raises `BackendError` for a response that is not valid."""
 
 
 def breaker_target(configuration_uri: str) -> str:
-    """The name of a provider among the targets that have a circuit breaker."""
+    """The name of a provider's circuit breaker among those of the targets."""
     return f"provider {configuration_uri}"
 
 
 def providers_of(entry: Entry) -> list[BackendOidc | SaslOidc]:
-    """The settings of each provider that an entry asks."""
+    """The settings of each provider that an entry uses."""
     found: list[BackendOidc | SaslOidc] = [entry.backend_oidc] if entry.backend_oidc.enabled else []
     return found + list(login_providers(entry))
 
 
 def login_providers(entry: Entry) -> tuple[SaslOidc, ...]:
-    """The settings of each provider whose tokens log users in."""
+    """The settings of each provider whose tokens an entry accepts."""
     if entry.kind != DOVECOT_SASL or not entry.sasl_oidc.enabled:
         return ()
     return entry.sasl_oidc.providers or (entry.sasl_oidc,)
@@ -60,8 +61,10 @@ class Breaker(Protocol):
 
 
 class Provider:
-    """One provider as one entry's settings describe it. Every method raises `BackendError`, also when the breaker is
-    open; `deadline` is in monotonic seconds."""
+    """A provider with the settings of one entry.
+
+    Every method raises `BackendError`, also if the circuit breaker is open. `deadline` is in monotonic seconds.
+    """
 
     def __init__(
         self, settings: BackendOidc | SaslOidc, endpoints: Endpoints, shared: SharedDocuments, breaker: Breaker
@@ -72,7 +75,7 @@ class Provider:
         self._parsed: dict[str, tuple[Document, Discovery | KeySet]] = {}
 
     def discovery(self, deadline: float) -> Discovery:
-        """The provider's configuration, an hour old at most."""
+        """The discovery document, at most one hour old."""
         name = f"discovery {self.name}"
         document = self._shared.get(name, self.name, lambda: self._fetch_discovery(deadline), deadline)
         found = self._parse(name, document, lambda text: parse_discovery(text, self.name))
@@ -80,37 +83,37 @@ class Provider:
         return found
 
     def keys(self, lifetime: float, deadline: float) -> tuple[KeySet, float]:
-        """The provider's key set, at most `lifetime` seconds old, and when it was fetched."""
+        """The key set, at most `lifetime` seconds old, and the time when it was fetched."""
         return self._keys(lifetime, deadline, 0.0)
 
     def keys_after(self, fetched_at: float, lifetime: float, deadline: float) -> tuple[KeySet, float] | None:
-        """A key set newer than one that lacks a key; None when that one is too new for another fetch."""
+        """A newer key set than the one that lacks a key, or None if that one is too recent for another fetch."""
         if time.monotonic() < fetched_at + KEY_REFETCH:
             return None
         return self._keys(lifetime, deadline, fetched_at)
 
-    def ask(self, url: str, form: Mapping[str, str], deadline: float, judge: Judge[Answer]) -> Answer:
-        """What `judge` makes of the answer to a form with our authentication."""
+    def post_form(self, url: str, form: Mapping[str, str], deadline: float, parse: Parse[Answer]) -> Answer:
+        """The result of `parse` for the response to a form with client authentication."""
         assertion = ""
         if self.settings.auth_method == PRIVATE_KEY:
             assertion = self._assertion(url, deadline)
         request = client_request(self.settings, form, assertion)
         send = partial(self._endpoints.post, url, request.body, request.headers, deadline)
-        return self._judged(send, judge, form.get("token", url))
+        return self._request(send, parse, form.get("token", url))
 
-    def ask_about(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
-        """The same for a token that is sent without our authentication."""
+    def post_token(self, url: str, token: str, deadline: float, parse: Parse[Answer]) -> Answer:
+        """The same for a form that contains the token and no client authentication."""
         form = urlencode({"access_token": token}).encode("ascii")
-        return self._judged(lambda: self._endpoints.post(url, form, {}, deadline), judge, token)
+        return self._request(lambda: self._endpoints.post(url, form, {}, deadline), parse, token)
 
-    def ask_as(self, url: str, token: str, deadline: float, judge: Judge[Answer]) -> Answer:
-        """The same for a request that bears the token."""
-        return self._judged(lambda: self._endpoints.get(url, deadline, token), judge, token)
+    def get_with_token(self, url: str, token: str, deadline: float, parse: Parse[Answer]) -> Answer:
+        """The same for a GET request with the token as bearer token."""
+        return self._request(lambda: self._endpoints.get(url, deadline, token), parse, token)
 
-    def _judged(self, send: Callable[[], BackendResponse], judge: Judge[Answer], key: str) -> Answer:
+    def _request(self, send: Callable[[], BackendResponse], parse: Parse[Answer], key: str) -> Answer:
         try:
             with self._attempt(key):
-                return judge(send())
+                return parse(send())
         except BackendError as error:
             self._shared.report(self.name, error)
             raise
@@ -161,7 +164,7 @@ class Provider:
         return found, document.fetched_at
 
     def _parse(self, name: str, document: Document, parse: Callable[[bytes], Discovery | KeySet]) -> Discovery | KeySet:
-        """The document's meaning, found once for each document."""
+        """The parsed document. Each document is parsed once."""
         known = self._parsed.get(name)
         if known is None or known[0] is not document:
             known = self._parsed[name] = (document, parse(document.text.encode()))

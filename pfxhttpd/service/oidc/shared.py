@@ -1,7 +1,7 @@
-"""Documents that all workers share and one of them fetches: by way of the cache process, or without it each by itself.
+"""Documents that all workers share through the cache process and that one worker fetches.
 
-A worker keeps a copy of its own, with its times; while that is good nobody is asked. The cache process is a help,
-never a need: when it does not answer, the worker fetches the document itself.
+Each worker keeps copies, so that a document in use costs no call to the cache process. If the cache process does not
+respond, the worker fetches the document itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pfxhttpd.service.breaker import BreakerOpen
 from pfxhttpd.wire.text import one_line
 
 POLL = 0.02
-"""Seconds between looks for what another worker is fetching."""
+"""Seconds between checks for a document that another worker is fetching."""
 LEASE_GRACE = 0.5
-"""Seconds past its deadline that a fetch's lease lasts."""
+"""Seconds that the lease for a fetch lasts beyond the deadline of the fetch."""
 
 
 class DocumentCache(Protocol):
-    """The cache process, as `io.cache.client` reaches it. None means that it does not answer."""
+    """The interface of `io.cache.client`. None means that the cache process did not respond."""
 
     def obtain_document(self, name: str, owner: str, lease: float, newer_than: float, since: float) -> Offer | None: ...
 
@@ -35,28 +35,29 @@ class DocumentCache(Protocol):
 
 
 Fetch = Callable[[], Document]
-"""Gets a new document from the provider. Raises `BackendError`."""
+"""Fetches a new document from the provider. Raises `BackendError`."""
 
 
 class SharedDocuments:
     """One worker's access to the shared documents."""
 
     def __init__(self, cache: DocumentCache, scope: str = "") -> None:
-        """Documents are shared by those of the same `scope`: what was fetched without a check of certificates is not to
-        be used by a configuration that demands it."""
+        """Documents are shared within a `scope`. A document that was fetched without verification of certificates
+        must not be used by a configuration that requires it."""
         self._cache, self._scope = cache, scope
         self._owner = str(os.getpid())
         self._copies: dict[str, Document] = {}
 
     def _copy(self, name: str, now: float) -> Document | None:
-        """This worker's own copy, if it needs no refresh."""
+        """This worker's copy, unless it should be fetched again."""
         document = self._copies.get(name)
         return document if document is not None and now < document.refresh_at else None
 
     def get(self, name: str, provider: str, fetch: Fetch, deadline: float, newer_than: float = 0.0) -> Document:
-        """The document, fetched after `newer_than` (monotonic seconds): the copy, the shared one, or a new one.
+        """The document: this worker's copy, the shared one, or a new one.
 
-        A document whose refresh fails is used on until it expires. Raises `BackendError` when there is none.
+        It was fetched after `newer_than`, which is in monotonic seconds like `deadline`. A document that cannot be
+        fetched again is used until it expires. Raises `BackendError` if there is no document.
         """
         name, since = self._scope + name, time.monotonic()
         document = self._copy(name, since)
@@ -84,14 +85,14 @@ class SharedDocuments:
             time.sleep(POLL)
 
     def discard(self, name: str, document: Document) -> None:
-        """Forget this document, which has turned out to be no good."""
+        """Remove this document, because it is not valid any more."""
         name = self._scope + name
         if self._copies.get(name) == document:
             del self._copies[name]
         self._cache.discard_document(name, document.fetched_at)
 
     def report(self, provider: str, error: BackendError) -> None:
-        """Have `status` show what another question to the provider came to."""
+        """Have `status` show the error of another request to the provider."""
         self._fail("", provider, error)
 
     def _fetch(self, name: str, provider: str, fetch: Fetch, previous: Document | None) -> Document:
@@ -106,7 +107,7 @@ class SharedDocuments:
         return self._keep(name, document)
 
     def _fail(self, name: str, provider: str, error: BackendError) -> None:
-        shown = "" if isinstance(error, BreakerOpen) else provider  # what opened the breaker says more
+        shown = "" if isinstance(error, BreakerOpen) else provider  # the error that opened the breaker says more
         self._cache.fail_document(name, shown, one_line(error.reason), error.timeout)
 
     def _keep(self, name: str, document: Document) -> Document:

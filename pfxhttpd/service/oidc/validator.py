@@ -1,7 +1,7 @@
-"""Whether a user's token is good, and whose it is: by the provider's keys, or by asking the provider.
+"""Validation of the tokens of users, with the keys of the provider or by a request to it.
 
-A token that was found bad by one way is not tried by another one. Only when a way cannot be gone, because keys are not to
-be had, the next one is; and what cannot be decided at all is temporary.
+A token that one method has refused is not tried with another one. With `auto`, introspection is used only if the keys
+cannot be fetched or do not include the key of the token.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ JWKS, INTROSPECTION, AUTO, USERINFO = "jwks", "introspection", "auto", "userinfo
 
 
 class TokenValidator:
-    """Validates the tokens of one entry's users. Nothing that it finds out is kept or shared with another entry."""
+    """Validates the tokens of one entry's users. Results are not kept, and not shared with other entries."""
 
     def __init__(self, providers: Sequence[tuple[SaslOidc, Provider]], clock: Callable[[], float] = time.time) -> None:
-        """`clock` tells Unix seconds."""
+        """`clock` returns Unix seconds."""
         self._providers = providers
         self._clock = clock
         self._verifier = Verifier()
 
     def account(self, token: str, user: str, context: Mapping[str, str], deadline: float) -> str:
-        """The account that the token logs in. `user` is the name that the client gave, `context` what is known of the
-        login, `deadline` is in monotonic seconds.
+        """The account that the token names. `user` is the name that the client sent, `context` describes the login
+        for the provider, and `deadline` is in monotonic seconds.
 
-        Raises `TokenRefused`, or `BackendError` when nothing can be said of the token.
+        Raises `TokenRefused`, or `BackendError` if the token could not be validated.
         """
         if len(token) > MAX_TOKEN:
             raise TokenRefused("the token is too long")
@@ -59,8 +59,8 @@ class TokenValidator:
         raise error or refused
 
     def _responsible(self, token: str) -> Sequence[tuple[SaslOidc, Provider]]:
-        """Who is to be asked: the one provider; of several the one that the token names, or for an opaque token those
-        that can be asked about it."""
+        """The providers to use: the only one; or of several, the one that the claim iss of a JWT names, and for an
+        opaque token those that validate tokens by a request."""
         if len(self._providers) == 1:
             return self._providers
         if not looks_like_jwt(token):
@@ -96,7 +96,7 @@ class TokenValidator:
         try:
             self._verifier.check(jwt, keys.candidates(jwt.key_id, jwt.algorithm))
         except TokenRefused as refused:
-            # The provider may have new keys; without a kid every key has been tried, and that is how it shows.
+            # The provider may have new keys. A token without a kid shows this only by a signature that no key verifies.
             if not isinstance(refused, UnknownKey) and jwt.key_id:
                 raise
             newer = provider.keys_after(fetched_at, settings.jwks_cache_ttl, deadline)
@@ -125,32 +125,32 @@ class TokenValidator:
         url = provider.discovery(deadline).introspection_endpoint
         if not url:
             raise BackendError("the provider's configuration names no introspection_endpoint")
-        claims = provider.ask(url, introspection_form(settings, token, context), deadline, introspection_claims)
+        claims = provider.post_form(url, introspection_form(settings, token, context), deadline, introspection_claims)
         check_claims(claims, settings, (issuer, *settings.issuers), self._clock())
         return account_of(claims, settings, INTROSPECTION_ACCOUNT, user)
 
     def _by_userinfo(self, settings: SaslOidc, provider: Provider, token: str, user: str, deadline: float) -> str:
         if settings.tokeninfo_url:
-            claims = provider.ask_about(settings.tokeninfo_url, token, deadline, tokeninfo_claims)
+            claims = provider.post_token(settings.tokeninfo_url, token, deadline, tokeninfo_claims)
             issuers = (*likely_issuers(settings.configuration_uri), *settings.issuers)
         else:
             issuer = _issuer(settings, provider, deadline)
             url = provider.discovery(deadline).userinfo_endpoint
             if not url:
                 raise BackendError("the provider's configuration names no userinfo_endpoint")
-            claims = provider.ask_as(url, token, deadline, userinfo_claims)
+            claims = provider.get_with_token(url, token, deadline, userinfo_claims)
             issuers = (issuer, *settings.issuers)
         check_claims(claims, settings, issuers, self._clock())
         return account_of(claims, settings, JWT_ACCOUNT, user)
 
 
 def _issuer(settings: SaslOidc, provider: Provider, deadline: float) -> str:
-    """The provider's name, by its own configuration."""
+    """The issuer that the discovery document names."""
     discovery = provider.discovery(deadline)
     check_issuer(discovery, settings.configuration_uri, settings.issuers)
     return discovery.issuer
 
 
 def _is_issuer(settings: SaslOidc, issuer: str) -> bool:
-    """Whether a token of this issuer is for this provider to judge, as far as the configuration tells."""
+    """Whether this provider validates the tokens of this issuer, according to the configuration."""
     return may_be_issuer(issuer, (*likely_issuers(settings.configuration_uri), *settings.issuers))
