@@ -17,7 +17,7 @@ from pfxhttpd.io import SetupError, handoff, listen, systemd, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
-from pfxhttpd.rules.redact import configured_secrets
+from pfxhttpd.rules.known_secrets import configured_secrets
 from pfxhttpd.service.oidc.provider import breaker_target, providers_of
 from pfxhttpd.service.sasl import mechanisms
 

@@ -6,7 +6,7 @@ authentication failed" for every refusal, and mail clients then ask their user f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import Entry
@@ -69,13 +69,17 @@ def password_request(entry: Entry, attempt: Attempt) -> dict[str, str]:
     return {"username": attempt.user, "password": attempt.secret, **login_context(entry, attempt)}
 
 
-def login_verdict(entry: Entry, response: BackendResponse, user: str) -> LoginAccepted | LoginRefused:
+def login_verdict(
+    entry: Entry, response: BackendResponse, user: str, redact: Callable[[str], str] = str
+) -> LoginAccepted | LoginRefused:
     """What the response says about `user`'s password. Raises BackendError where it says nothing; that is temporary.
 
     An expected status accepts the account that `Auth-User` names, else `user`. An unfit `Auth-User` refuses. So do the
     codes in `reject_status`, and every other code with `Auth-Status`, which is the reason, apart from 401, 408, 425, 429
     and 5xx. 401, and 403 without `Auth-Status`, mean that the backend refused our own credentials (CredentialsRefused).
     Any code without `Auth-Status` may come from a web server that knows nothing about users, as 404 for a wrong URL does.
+
+    `redact` removes the secrets of the exchange from a text of the backend (`known_secrets.without_secrets`).
     """
     status = response.status
     if status in entry.status_codes:
@@ -83,7 +87,7 @@ def login_verdict(entry: Entry, response: BackendResponse, user: str) -> LoginAc
         account = user if account is None else account
         error = account_error(account)
         return LoginRefused(error) if error else LoginAccepted(account)
-    reason = _auth_status(response)
+    reason = _auth_status(response, redact)
     if status in entry.reject_status:
         return LoginRefused(reason or _NO_REASON)
     check_status(status)
@@ -103,9 +107,9 @@ def login_outcome(entry: Entry, response: BackendResponse) -> Outcome:
     return outcome_of(status)
 
 
-def _auth_status(response: BackendResponse) -> str:
+def _auth_status(response: BackendResponse, redact: Callable[[str], str] = str) -> str:
     """The `Auth-Status` header as one line, "" if there is none."""
-    return one_line(_header_text(response.headers, "auth-status") or "")
+    return one_line(redact(_header_text(response.headers, "auth-status") or ""))
 
 
 def _header_text(headers: Mapping[str, str], name: str) -> str | None:

@@ -1,21 +1,16 @@
-"""Redaction: the names of secrets, the shapes of secrets in texts, and the secrets of a configuration.
+"""Redaction: the names of secrets, and the shapes of secrets in texts.
 
 A secret reaches a log line in two ways: as the value of a field whose name says so (`is_secret_name`), or inside a text
 that a client or a backend wrote, such as an error that quotes a URL or a body that repeats a request (`Redactor`). In
-doubt more is redacted, never less.
+doubt more is redacted, never less. `rules.known_secrets` has the secrets that are known by value.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from urllib.parse import parse_qsl, urlsplit
-
-from pfxhttpd.config.settings import BackendOidc, Entry, SaslOidc, Settings
 
 REDACTED = "<redacted>"
 
@@ -240,48 +235,3 @@ def _replace(text: str, spans: list[tuple[int, int]], limit: int) -> tuple[str, 
         pieces.append(text[position:limit])
         position = limit
     return "".join(pieces), max(0, len(text) - position)
-
-
-# The secrets of a configuration
-
-
-def configured_secrets(settings: Settings) -> set[str]:
-    """The secrets in the settings, in every form in which they may occur in a text."""
-    found = set(_secrets_of_url(settings.server.http_client.proxy))
-    for entries in settings.entries.values():
-        for entry in entries.values():
-            found.update(_secrets_of_entry(entry))
-    return found - {""}
-
-
-def _secrets_of_entry(entry: Entry) -> Iterator[str]:
-    for name, value in entry.headers:
-        if is_secret_name(name, strict=True):
-            yield from _secrets_of_header(value)
-    yield from _secrets_of_url(entry.target)
-    clients: list[BackendOidc | SaslOidc] = [entry.backend_oidc, entry.sasl_oidc, *entry.sasl_oidc.providers]
-    for oidc in clients:
-        yield oidc.client_secret
-        yield oidc.private_key
-        yield from _secrets_of_url(oidc.configuration_uri)
-
-
-def _secrets_of_header(value: str) -> Iterator[str]:
-    """A header's value, the credentials after its scheme, and the password in those of the Basic scheme (RFC 7617)."""
-    scheme, _, credentials = value.partition(" ")
-    yield value
-    yield credentials
-    if scheme.lower() == "basic":
-        try:
-            yield base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            pass  # not in the format of RFC 7617; the credentials as a whole are redacted in any case
-
-
-def _secrets_of_url(url: str) -> Iterator[str]:
-    """The password and the secret query parameters of a URL, unless they are placeholders."""
-    parts = urlsplit(url)
-    yield parts.password or ""
-    for name, value in parse_qsl(parts.query):
-        if is_secret_name(name, strict=True) and "{{" not in value:
-            yield value

@@ -6,7 +6,7 @@ that leave a doubt do not get here: `response.read_document` has raised BackendE
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
@@ -35,18 +35,21 @@ class PolicyVerdict(NamedTuple):
     problem: str = ""
 
 
+Redact = Callable[[str], str]
+"""Removes the secrets of the exchange from a text of the backend (`known_secrets.without_secrets`)."""
+
 _ABSENT = MapVerdict(NOT_FOUND, False)
 _DUNNO = PolicyVerdict(policy.DUNNO, False)
 
 
-def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
-    """The reply to a lookup in `entry`, from a response with its document."""
+def map_reply(entry: Entry, response: BackendResponse, redact: Redact = str) -> MapVerdict:
+    """The reply to a lookup in `entry`, from a response with its document. A value is never changed by `redact`."""
     problem = _unexpected(entry, response)
     if problem:
         return _refused(problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document)
+        problem = _error(entry, document, redact)
         if problem:
             return _refused(problem)
     try:
@@ -56,14 +59,15 @@ def map_reply(entry: Entry, response: BackendResponse) -> MapVerdict:
     return _ABSENT if text is None else MapVerdict(SocketMapReply(socketmap.OK, text), True)
 
 
-def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
-    """The action for a policy request to `entry`, from a response with its document."""
+def policy_action(entry: Entry, response: BackendResponse, redact: Redact = str) -> PolicyVerdict:
+    """The action for a policy request to `entry`, from a response with its document. An action is never changed by
+    `redact`."""
     problem = _unexpected(entry, response)
     if problem:
         return PolicyVerdict(entry.failure_action, False, problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document)
+        problem = _error(entry, document, redact)
         if problem:
             return PolicyVerdict(entry.failure_action, False, problem)
     try:
@@ -75,7 +79,7 @@ def policy_action(entry: Entry, response: BackendResponse) -> PolicyVerdict:
     action = clean(text).strip()
     if policy.valid_action(action):
         return PolicyVerdict(action, True)
-    return PolicyVerdict(entry.failure_action, False, one_line(f"not a valid action: {action}"))
+    return PolicyVerdict(entry.failure_action, False, one_line(redact(f"not a valid action: {action}")))
 
 
 def failure_reply(error: BackendError) -> SocketMapReply:
@@ -101,7 +105,7 @@ def _unexpected(entry: Entry, response: BackendResponse) -> str:
     return "" if response.status in entry.status_codes else f"unexpected status code {response.status}"
 
 
-def _error(entry: Entry, document: JSON) -> str:
+def _error(entry: Entry, document: JSON, redact: Redact) -> str:
     """What the error field says, on one line; "" when it is absent, empty, false or the value that means no error."""
     value = find(document, entry.error_field)
     if value is False or value == {}:
@@ -112,7 +116,7 @@ def _error(entry: Entry, document: JSON) -> str:
         return _UNNAMED_ERROR
     if text is None or text == entry.no_error_value:
         return ""
-    return one_line(text) or _UNNAMED_ERROR
+    return one_line(redact(text)) or _UNNAMED_ERROR
 
 
 def _refused(problem: str) -> MapVerdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from requests import Request, exceptions
 from requests.utils import get_environ_proxies
@@ -16,6 +16,7 @@ from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import ParsedResponse
 from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.rules.breaker import Outcome, key_hash, outcome_of
+from pfxhttpd.rules.known_secrets import entry_secrets, secret_forms, url_secrets, without_secrets
 from pfxhttpd.rules.login import login_outcome
 from pfxhttpd.rules.redact import REDACTED
 from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
@@ -92,6 +93,8 @@ class Backend:
         self._session, self._status, self._breaker = session, status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
         self._proxies = proxies_for(entry.target, server)
+        secrets = entry_secrets(entry).union(*map(url_secrets, self._proxies.values()))
+        self._secret_forms = self._configured_forms = secret_forms(secrets)
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
         self._request = RenderedRequest.from_request(request)
@@ -118,10 +121,16 @@ class Backend:
         finally:
             self._status.end()
 
+    def redact(self, text: str, password: str = "") -> str:
+        """A text of the backend without our credentials, and without the password or the token that it was sent."""
+        forms = self._secret_forms | secret_forms((password,)) if password else self._secret_forms
+        return without_secrets(text, forms)
+
     def _authorize(self, bearer: str) -> None:
         """Send this bearer token with the next requests."""
         if bearer != self._bearer:
             self._bearer = bearer
+            self._secret_forms = self._configured_forms | secret_forms((bearer,))
             self._request.headers["Authorization"] = f"Bearer {bearer}"
             self._request.render()
 
@@ -172,7 +181,7 @@ class Backend:
         try:
             return self._session.send(request, timeout=timeout, proxies=self._proxies)
         except exceptions.RequestException as error:
-            raise _backend_error(error) from error
+            raise _backend_error(error, self.redact) from error
 
 
 def _headers(response: ParsedResponse) -> dict[str, str]:
@@ -190,8 +199,8 @@ def _headers(response: ParsedResponse) -> dict[str, str]:
     return found
 
 
-def _backend_error(error: exceptions.RequestException) -> BackendError:
+def _backend_error(error: exceptions.RequestException, redact: Callable[[str], str]) -> BackendError:
     for kind, reason in _REASONS:
         if isinstance(error, kind):
-            return BackendError(f"{reason}: {error}", timeout=isinstance(error, exceptions.Timeout))
-    return BackendError(str(error) or "the backend cannot be asked")
+            return BackendError(redact(f"{reason}: {error}"), timeout=isinstance(error, exceptions.Timeout))
+    return BackendError(redact(str(error)) or "the backend cannot be asked")

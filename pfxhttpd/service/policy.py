@@ -48,7 +48,7 @@ class PolicyService:
         entry, cache, report = backend.entry, self._cache, backend.report
         try:
             response = backend.query(attributes)
-            verdict = policy_action(entry, response)
+            verdict = policy_action(entry, response, backend.redact)
         except BackendError as error:
             action = cache.get(self._key(entry, attributes)) if cache.enabled else None
             report.failed("Backend failed", error, context.fields, action is not None if cache.enabled else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.io.handoff import Connection
@@ -113,7 +114,8 @@ class SaslService:
                 verdict = LoginAccepted(self._token_logins[backend.entry.name].account(attempt))
             else:
                 body = json.dumps(password_request(backend.entry, attempt)).encode()
-                verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user)
+                redact = partial(backend.redact, password=attempt.secret)
+                verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user, redact)
         except TokenRefused as refused:
             if backend is not None:
                 backend.report.count(REFUSED)
@@ -122,6 +124,7 @@ class SaslService:
             return session.fail(attempt, refused.reason, status=refused.status)
         except BackendError as error:
             if backend is not None:
+                error.reason = backend.redact(error.reason, attempt.secret)
                 backend.report.failed("Authentication could not be decided", error, fields, cached=None)
             elif self._log.info:
                 self._log.info("Authentication could not be decided", **fields, reason=error.reason)

@@ -36,7 +36,7 @@ class SocketMapService:
         query, used = taken
         connection.unread = connection.unread[used:]
         log, context = self._log, LogContext(connection)
-        if type(query) is BadQuery:
+        if isinstance(query, BadQuery):
             if log.info:
                 log.info("Malformed request", **context.fields, reply=query.reply.status)
             return socketmap.encode(query.reply, self._limit)
@@ -52,7 +52,7 @@ class SocketMapService:
         entry, cache, report = backend.entry, self._cache, backend.report
         try:
             response = backend.query(key)
-            verdict = map_reply(entry, response)
+            verdict = map_reply(entry, response, backend.redact)
         except BackendError as error:
             value = cache.get(cache_key.map_key(entry.name, key)) if cache.enabled else None
             report.failed("Backend failed", error, context.fields, value is not None if cache.enabled else None)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pfxhttpd.config.settings import SOCKET_MAP, BackendOidc, Entry, HttpClient, SaslOidc, Server, Settings
-from pfxhttpd.rules.redact import REDACTED, Redactor, configured_secrets, is_secret_name
+from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
 
 SECRET = "Zq7secretless0Xw"
 
@@ -249,32 +248,3 @@ def test_more_names_are_secret_in_headers_and_query_parameters(name: str) -> Non
 )
 def test_other_names_of_headers_and_query_parameters(name: str) -> None:
     assert not is_secret_name(name, strict=True)
-
-
-def test_the_secrets_of_a_configuration() -> None:
-    entry = Entry(
-        SOCKET_MAP,
-        "demo",
-        "https://me:of-url@host/?sig=of-query&map=shown&key={{ .Key }}",
-        headers=(("X-Name", "shown"), ("X-Key", "of-header"), ("Authorization", "Basic dXNlcjpvZi1iYXNpYw==")),
-        backend_oidc=BackendOidc(client_secret="of-client", private_key="of-key"),
-        sasl_oidc=SaslOidc(
-            providers=(SaslOidc(client_secret="of-provider", configuration_uri="https://p/?token=of-configuration"),)
-        ),
-    )
-    settings = Settings(
-        server=Server(http_client=HttpClient(proxy="http://me:of-proxy@proxy:1")), entries={SOCKET_MAP: {"demo": entry}}
-    )
-    assert configured_secrets(settings) == {
-        "of-url",
-        "of-query",
-        "of-header",
-        "Basic dXNlcjpvZi1iYXNpYw==",
-        "dXNlcjpvZi1iYXNpYw==",
-        "of-basic",
-        "of-client",
-        "of-key",
-        "of-provider",
-        "of-configuration",
-        "of-proxy",
-    }

@@ -13,6 +13,7 @@ from hypothesis import strategies as some
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry
 from pfxhttpd.io.handoff import Connection
+from pfxhttpd.rules.known_secrets import secret_forms, without_secrets
 from pfxhttpd.rules.response import BackendError, BackendResponse
 from pfxhttpd.service import CloseConnection
 from pfxhttpd.service.sasl import MAX_LINES, SaslService
@@ -49,6 +50,9 @@ class Backend:
     entry: Entry = ENTRY
     asked: list[dict[str, str]] = field(default_factory=list)
     report: Report = field(default_factory=Report)
+
+    def redact(self, text: str, password: str = "") -> str:
+        return without_secrets(text, secret_forms([password]))
 
     def query(self, question: str, body: bytes) -> BackendResponse:
         self.asked.append(json.loads(body))
@@ -157,6 +161,30 @@ def test_the_journal_may_be_silent():
     assert logins.handle(who).startswith(b"OK") and logins.handle(who).startswith(b"FAIL")
     with pytest.raises(CloseConnection):
         logins.handle(who)
+
+
+@pytest.mark.parametrize(
+    "echo", [SECRET, base64.b64encode(SECRET.encode()).decode(), base64.b64encode(f"\0ann\0{SECRET}".encode()).decode()]
+)
+@pytest.mark.parametrize("before", ["", "x" * 190])
+def test_a_password_that_the_backend_repeats_goes_nowhere(echo: str, before: str):
+    """Not even a part of it, where the reason is cut."""
+    logins, _, logger = service(BackendResponse(403, {"auth-status": f"{before} {echo} is wrong"}, b""))
+    reply = logins.handle(client(HELLO + auth(1)))
+    assert reply is not None and reply.startswith(b"FAIL\t1\tuser=ann\treason=")
+    assert (b"<redacted> is wrong" in reply) == (not before)
+    for text in (reply.decode(), logger.text):
+        assert echo[-8:-2] not in text and SECRET[:6] not in text
+    logins, backend, logger = service(BackendError(f"broken: {echo}"))
+    with pytest.raises(CloseConnection):
+        logins.handle(client(HELLO + auth(1)))
+    (failure,) = backend.report.failures
+    assert echo not in failure + logger.text and "<redacted>" in failure
+
+
+def test_an_account_is_data():
+    logins, _, _ = service(BackendResponse(200, {"auth-user": SECRET}, b""))
+    assert logins.handle(client(HELLO + auth(1))) == f"OK\t1\tuser={SECRET}\n".encode()
 
 
 words = some.sampled_from([
