@@ -66,7 +66,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def _children_are_measured(item: pytest.Item) -> bool:
-    """No server is that has to bear a load, which nginx answers."""
+    """Servers under load are not; nginx is what answers them."""
+    if item.get_closest_marker("unmeasured"):
+        return False
     return "system" not in item.path.parts or (
         item.path.stem in MEASURED and "nginx" not in getattr(item, "fixturenames", ())
     )

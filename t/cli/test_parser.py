@@ -47,6 +47,7 @@ def test_four_ports_have_to_fit(port: str, capsys: pytest.CaptureFixture[str]) -
     assert "is no port number from 1 to 65532" in capsys.readouterr().err
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("module", ["pfxhttpd.__main__", "pfxhttpd.cli.status", "pfxhttpd.cli.query"])
 def test_short_commands_do_not_import_the_server(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from kit.needs import needs
+
+pytestmark = pytest.mark.unmeasured
 
 ROOT = Path(__file__).resolve().parents[2]
 EXERCISES = Path(__file__).with_name("preload_exercises.py")
@@ -19,7 +22,6 @@ HOSTS = "127.0.0.1 localhost xn--bcher-kva.jail.test\n"
 def run_jailed(root: str) -> dict[str, object]:
     """What the exercises found, in a fresh interpreter."""
     environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
-    environ.pop("COVERAGE_PROCESS_CONFIG", None)  # coverage imports modules late, too
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning", str(EXERCISES), root],
         env=environ,

@@ -15,6 +15,9 @@ from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.service import cache as room
 from pfxhttpd.service.cache import BATCH, HEAVY, RECENT, CacheBuffer
 
+# The cache has 100 ms to answer, which is not enough where other tests keep the processors busy.
+pytestmark = pytest.mark.alone
+
 RULE = ResponseCacheSettings(enabled=True, ttl=60.0, max_entries=100_000)
 
 
