@@ -133,8 +133,25 @@ def sign_and_check_tokens() -> None:
             pass
         else:
             raise AssertionError("a changed signature passed")
+    from pfxhttpd.io.oidc.assertion import SigningKey
+    from pfxhttpd.io.oidc.keys import Verifier
+    from pfxhttpd.rules.jwt import TokenRefused, read_jwt
+    from pfxhttpd.rules.key_set import parse_key_set
+
     signer = ed25519.Ed25519PrivateKey.generate()
-    signer.public_key().verify(signer.sign(b"x"), b"x")
+    pem = signer.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    signed = read_jwt(SigningKey(pem.decode()).sign({"sub": "x", "exp": 1}))
+    x = jwk.construct(signer.public_key(), "EdDSA").to_dict()
+    keys = parse_key_set(json.dumps({"keys": [x]}).encode())
+    Verifier().check(signed, keys.candidates(signed.key_id, signed.algorithm))
+    try:
+        Verifier().check(signed._replace(signature=b"x" * 64), keys.candidates("", "EdDSA"))
+    except TokenRefused:
+        pass
+    else:
+        raise AssertionError("a changed signature passed")
 
 
 def share_through_a_manager() -> None:
