@@ -56,12 +56,13 @@ def _private_directory(parent: str, user: int) -> str:
     return os.path.join(parent, f"pfxhttp-{user}")
 
 
-def make_directory(path: str, owner: Owner | None = None) -> None:
-    """Make the runtime directory (mode 0700) if it does not exist. It then belongs to `owner`.
+def make_directory(path: str, owner: Owner | None = None, made: list[str] | None = None) -> None:
+    """Make the runtime directory (mode 0700) if it does not exist. It then belongs to `owner`. What is made is added to
+    `made`.
 
     Raises `SetupError`, also when the directory belongs to another user.
     """
-    make("runtime directory", path, owner)
+    make("runtime directory", path, owner, made)
     try:
         with Directory(path) as runtime:
             if owner and owner[0] and runtime.exclusive and runtime.status.st_uid == 0:

@@ -157,18 +157,19 @@ def acting_as(owner: Owner | None) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def make(what: str, path: str, owner: Owner | None = None) -> None:
+def make(what: str, path: str, owner: Owner | None = None, made: list[str] | None = None) -> None:
     """Make a directory with mode 0700 that belongs to `owner`, unless it exists. Missing parents get mode 0755.
 
-    Raises `SetupError`, whose message begins with `what`; also when the directory exists and belongs to another user than
-    root or the owner.
+    What is made is added to `made`, also when the rest fails. Raises `SetupError`, whose message begins with `what`; also
+    when the directory exists and belongs to another user than root or the owner.
     """
+    made = [] if made is None else made
     wanted = owner[0] if owner else os.geteuid()
     try:
         try:
             opened = Directory(path)
         except FileNotFoundError:
-            _create(path, owner)
+            _create(path, owner, made)
             opened = Directory(path)
     except OSError as error:
         raise SetupError(f"{what} {path}: {error.strerror or error}", isinstance(error, PermissionError)) from error
@@ -180,22 +181,32 @@ def make(what: str, path: str, owner: Owner | None = None) -> None:
         )
 
 
-def _create(path: str, owner: Owner | None, is_parent: bool = False) -> None:
-    above, name = os.path.split(path.rstrip("/"))
-    above = above or ("/" if path.startswith("/") else ".")
+def remove(made: list[str]) -> None:
+    """Remove the directories that `make` has made, unless there is something in them."""
+    for path in reversed(made):
+        above, name = os.path.split(path)
+        with suppress(OSError), Directory(above or ".") as parent:
+            os.rmdir(name, dir_fd=parent.descriptor)
+
+
+def _create(path: str, owner: Owner | None, made: list[str], is_parent: bool = False) -> None:
+    path = path.rstrip("/")
+    above, name = os.path.split(path)
+    above = above or "."
     if not os.path.lexists(above):
-        _create(above, owner, is_parent=True)
+        _create(above, owner, made, is_parent=True)
     with Directory(above) as parent:
         exclusive = parent.exclusive
         umask = os.umask(0)
         try:
             with acting_as(None if exclusive else owner):
                 os.mkdir(name, 0o755 if is_parent else 0o700, dir_fd=parent.descriptor)
+            made.append(path)
         finally:
             os.umask(umask)
         if owner and exclusive and not is_parent:
-            with Directory(path) as made:
-                made.give(owner)
+            with Directory(path) as opened:
+                opened.give(owner)
 
 
 def _open(path: str) -> tuple[int, bool]:

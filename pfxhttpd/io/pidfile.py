@@ -43,13 +43,17 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file while it is still locked, then release the lock. If it cannot be removed, it becomes empty."""
+        self.remove_file()
+        os.close(self.descriptor)
+
+    def remove_file(self) -> None:
+        """Remove the file. The lock lasts on."""
         with suppress(OSError):  # the directory is outside the chroot, or this process may no longer write in it
             os.ftruncate(self.descriptor, 0)
             head, name = os.path.split(self.path)
             with Directory(head or ".") as directory:
                 if os.path.samestat(directory.stat(name), os.fstat(self.descriptor)):
                     directory.unlink(name)
-        os.close(self.descriptor)
 
 
 def _open(path: str) -> int:

@@ -59,6 +59,10 @@ class ControlServer:
     def close(self) -> None:
         self._selector.unregister(self._socket)
         self._socket.close()
+        self.remove_file()
+
+    def remove_file(self) -> None:
+        """Remove the socket's file."""
         control.remove(self._directory)
 
     def _accept(self) -> None:

@@ -107,6 +107,11 @@ class Generation:
         """Close the sockets that `keeping` does not share, and remove their files."""
         _close(self.listeners, self.pools, keeping)
 
+    def remove_files(self) -> None:
+        """Remove the files of the Unix listeners."""
+        for sock in self.listeners.values():
+            listen.remove_file(sock)
+
     def resized(self, workers: int) -> Generation:
         """The same with another number of workers in the global pool."""
         runtime = self.pools[GLOBAL]

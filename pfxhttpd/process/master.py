@@ -33,6 +33,7 @@ from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.generation import GLOBAL, prepare
 from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.reload import Load, Reloader
+from pfxhttpd.process.start_cleanup import StartCleanup
 from pfxhttpd.process.supervisor import Supervisor
 from pfxhttpd.rules import cache_key
 
@@ -56,8 +57,9 @@ class Master:
         cache_directory: str,
         passed: Mapping[str, list[socket.socket]],
         owner: tuple[int, int] | None,
+        start: StartCleanup,
     ) -> None:
-        self._notifier = notifier
+        self._notifier, self._start = notifier, start
         # systemd wants a message in every half of the interval (sd_watchdog_enabled(3)); a third leaves time to be late.
         self._tick = min(TICK, notifier.watchdog_interval / 3) if notifier.watchdog_interval else TICK
         self._board = Scoreboard()
@@ -85,9 +87,14 @@ class Master:
         self._exit_code = os.EX_OK
 
     def abandon(self) -> None:
-        """Leave nothing behind of a server that will not serve."""
+        """Close the sockets of a server that will not serve, and remove their files."""
         self._supervisor.generation.close()
         self._control.close()
+
+    def remove_files(self) -> None:
+        """Remove the sockets' files, for a process that is outside the chroot."""
+        self._supervisor.generation.remove_files()
+        self._control.remove_file()
 
     @property
     def _log(self) -> Logger:
@@ -101,6 +108,7 @@ class Master:
             *self._notifier.sockets(),
             *self._control.sockets(),
             *self._reloader.sockets(),
+            *self._start.sockets(),
         ]
 
     # -- serve --------------------------------------------------------------------------------------------------
@@ -122,6 +130,7 @@ class Master:
                 self._supervise(now)
             if not self._ready and not self._stop_deadline and self._supervisor.all_serving():
                 self._ready = True
+                self._start.served()
                 if self._log.info:
                     workers = len(self._supervisor.worker_slots)
                     self._log.info("Ready", version=__version__, pid=os.getpid(), workers=workers)

@@ -26,9 +26,13 @@ from pfxhttpd.io.pidfile import PidFile
 from pfxhttpd.io.systemd import Notifier, passed_sockets
 from pfxhttpd.process.master import Master
 from pfxhttpd.process.reload import Load
+from pfxhttpd.process.start_cleanup import StartCleanup
 
 DIRECTORY_IN_JAIL = "/run/pfxhttp"
 """The runtime directory inside a jail, for the cache's socket."""
+
+DESCRIPTORS = 32
+"""Descriptors that the master needs beside its listeners and its connections to the workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +68,40 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
     server = settings.server
     pidfile: PidFile | None = None
     master: Master | None = None
-    _raise_limit()
+    cleanup = StartCleanup()
     try:
+        _raise_descriptor_limit(len(server.listen))
         identity = jail.resolve(server.run_as_user, server.run_as_group, server.chroot)
         owner = (identity.uid, identity.gid) if identity.drops else None
         passed = passed_sockets(environ, os.getpid())
         notifier = Notifier(environ)
         runtime = control.directory(server.runtime_directory, environ)
-        control.make_directory(runtime, owner)
+        control.make_directory(runtime, owner, cleanup.made)
         if options.pidfile:
             pidfile = PidFile.take(options.pidfile)
+            cleanup.add(pidfile.remove_file)
         private = os.path.join(DIRECTORY_IN_JAIL if server.chroot else runtime, "cache")
         logger = Logger.open(server.logging)
-        master = Master(settings, load, logger, notifier, runtime, private, passed, owner)
+        master = Master(settings, load, logger, notifier, runtime, private, passed, owner, cleanup)
+        cleanup.add(master.remove_files)
         if server.chroot:
             jail.preload("pfxhttpd")
+        if server.chroot or identity.drops:
+            cleanup.fork_helper(server.chroot, private, lambda error: print(f"pfxhttpd: {error}", file=sys.stderr))
+        if server.chroot:
             jail.enter(server.chroot)
-        cache_directory.make(private, owner)
+        cache_directory.make(private, owner, cleanup.made_inside)
         jail.drop(identity)
         if server.chroot:
             jail.check_inside(identity)
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         print(f"pfxhttpd: {error}", file=sys.stderr)
         if master:
             master.abandon()
+        cleanup.failed()
         if pidfile:
             pidfile.remove()
-        code = error.exit_code
+        code = error.exit_code if isinstance(error, SetupError) else os.EX_OSERR
         options.notifier.failed(code)
         return code
     if identity.uid == 0 and not server.run_as_user and logger.info:
@@ -101,15 +112,24 @@ def serve(settings: Settings, load: Load, options: StartOptions, environ: Mappin
             options.notifier.failed(code)
         return code
     finally:
+        cleanup.failed()
         if pidfile:
             pidfile.remove()
 
 
-def _raise_limit() -> None:
-    """Raise the limit of descriptors as far as the system allows. Parked connections cost nothing else."""
+def _raise_descriptor_limit(listeners: int) -> None:
+    """Raise the limit of descriptors as far as the system allows; connections need them, and little else.
+
+    Raises SetupError if they would not suffice to bind this number of listeners, and to clean up after a failed start.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = DESCRIPTORS + listeners
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SetupError(
+            f"the limit of open files (RLIMIT_NOFILE) is {hard}; {needed} is the least", exit_code=os.EX_OSERR
+        )
 
 
 def daemonize(preserve: list[int]) -> StartNotifier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from pfxhttpd.io import SetupError, directory
 
@@ -14,9 +15,9 @@ def socket_path(path: str) -> str:
     return os.path.join(path, SOCKET)
 
 
-def make(path: str, owner: directory.Owner | None = None) -> None:
-    """Make the directory, which no user but `owner` can enter. Raises `SetupError`."""
-    directory.make("cache directory", path, owner)
+def make(path: str, owner: directory.Owner | None = None, made: list[str] | None = None) -> None:
+    """Make the directory, which no user but `owner` can enter. What is made is added to `made`. Raises `SetupError`."""
+    directory.make("cache directory", path, owner, made)
     try:
         with directory.acting_as(owner):
             opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -49,3 +50,11 @@ def remove_socket(path: str) -> None:
         os.unlink(socket_path(path))
     except FileNotFoundError:
         pass
+
+
+def remove(made: list[str]) -> None:
+    """Remove the directories that `make` has made, and the socket in the last one."""
+    if made:
+        with suppress(OSError), directory.Directory(made[-1]) as opened:
+            opened.unlink(SOCKET)
+    directory.remove(made)

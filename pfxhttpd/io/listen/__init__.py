@@ -16,7 +16,17 @@ from pfxhttpd.config.settings import Listener
 from pfxhttpd.io.listen.tcp import TcpListener, bind_tcp, set_tcp_options
 from pfxhttpd.io.listen.unix import UnixListener, bind_unix
 
-__all__ = ["TcpListener", "UnixListener", "backlog", "bind", "peer_name", "retire", "set_tcp_options", "shut_down"]
+__all__ = [
+    "TcpListener",
+    "UnixListener",
+    "backlog",
+    "bind",
+    "peer_name",
+    "remove_file",
+    "retire",
+    "set_tcp_options",
+    "shut_down",
+]
 
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group id: SO_PEERCRED, unix(7)."""
@@ -37,10 +47,16 @@ def retire(sock: socket.socket) -> bool:
     Returns whether a file was removed. Inside a chroot, or without permission to write in the directory, none is; the
     next start replaces it.
     """
-    removed = isinstance(sock, UnixListener) and sock.remove_file()
+    removed = remove_file(sock)
     shut_down(sock)
     sock.close()
     return removed
+
+
+def remove_file(sock: socket.socket) -> bool:
+    """Remove the file of a Unix socket that we have bound, unless it is another server's by now. Returns whether it was
+    removed."""
+    return isinstance(sock, UnixListener) and sock.remove_file()
 
 
 def shut_down(sock: socket.socket) -> None:
