@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
@@ -28,6 +29,13 @@ def receive(fd: int, connection: Connection) -> bool:
         raise CloseConnection("in the middle of a request" if connection.unread else "")
     connection.unread = connection.unread + data if connection.unread else data
     return True
+
+
+def has_ended(fd: int) -> bool:
+    """Whether the client has ended the connection, or at least its own direction."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def send(fd: int, connection: Connection, reply: bytes = b"") -> None:

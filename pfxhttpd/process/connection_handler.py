@@ -126,6 +126,10 @@ class ConnectionHandler:
             self.release()
             return Outcome.OUTDATED
         try:
+            if connection.kind == DOVECOT_SASL and client_io.has_ended(self.fd):
+                # It may have given up while it waited for a worker: Postfix waits 10 seconds for a login. As in Dovecot,
+                # a client that only reads on gets no more replies; no mail server does that.
+                raise CloseConnection("ended by the client before the reply")
             reply = self._services[connection.kind].handle(connection)
             self.active_at = time.monotonic()
             if reply is None:

@@ -6,6 +6,7 @@ They share no code with the package, so that a mistake in its encoders cannot hi
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import os
 import socket
@@ -196,6 +197,18 @@ class Sasl(_Connection):
     def plain(self, user: str, password: str, *fields: str, authorization: str = "") -> str:
         """A whole PLAIN exchange; the server's line."""
         return self.auth("PLAIN", f"{authorization}\0{user}\0{password}", *fields)
+
+    def replies(self) -> bytes:
+        """All replies to what was sent, up to that to a last request for a mechanism that does not exist, or to the end.
+
+        Raises TimeoutError. A connection that is ended before the replies are read gets none.
+        """
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send_raw(b"\nAUTH\t4294967295\tNONE\n")
+        try:
+            return self._until(b"FAIL\t4294967295\tcode=auth_mech_invalid\treason=unsupported mechanism\n")
+        except Closed:
+            return self.rest()
 
     def cont(self, response: bytes | str, id: int | None = None) -> str:
         """Answers a CONT of the server; its next line."""

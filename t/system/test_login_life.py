@@ -16,6 +16,7 @@ from kit.answer import Answer
 from kit.backend import Backend
 from kit.clients import Closed, Sasl, SocketMap
 from kit.configuration import listener, socket_map
+from kit.control import wait_status
 from kit.logins import ACCOUNT, ANSWERS, RIGHT, WRONG, Logins, login
 from kit.proc import kill, suspended, wait_end
 
@@ -172,6 +173,27 @@ def test_another_worker_takes_over_from_one_that_is_busy(answers: Backend):
         assert busy_with(logins) == {held: first}
         answers.release(held)
         assert others[held].line() == "OK\t1\tuser=ann"
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_a_client_that_has_given_up_in_the_queue_is_not_asked_for(answers: Backend, unix: bool):
+    """A login whose client has hung up before a worker was free for it is not sent to the backend."""
+    with site(answers, workers=1) as logins:
+        (first,) = busy(logins, answers, 1, "gate")
+        gone, waiting = logins.client("login", unix=unix), logins.client("login", unix=unix)
+        answers.answer("/login", ANSWERS)
+        mark = logins.log.position
+        for client in (gone, waiting):
+            say(client, 2, RIGHT)
+        wait_status(logins.daemon, lambda told: told["pools"][0]["waiting"] == 2, "two clients in the queue")
+        gone.close()
+        answers.release("gate")
+        assert waiting.line() == f"OK\t2\t{OK}"
+        assert first.line() == f"OK\t1\t{OK}"
+        logins.log.wait_for("Connection closed.*ended by the client before the reply", start=mark)
+        assert answers.count("/login") == 2
+        first.close()
+        waiting.close()
 
 
 def test_a_killed_worker_takes_one_login_along(answers: Backend):

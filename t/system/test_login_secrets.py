@@ -127,8 +127,7 @@ def test_nothing_shows_a_password(site: Logins, service: str, unix: bool):
             uses |= {form.decode(): f"{user} by {way.__name__}" for form in password.forms}
             with site.client(service, unix=unix) as client:
                 way(client, password)
-                client.finish()
-                client.rest()
+                client.replies()
     shown = everywhere(site)
     assert all(user in shown for user in USERS), "the log tells of all"
     assert {use for form, use in uses.items() if form in shown} == set()
