@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from pfxhttpd.config.settings import DOVECOT_SASL, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Settings
 from pfxhttpd.io import handoff
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
@@ -22,10 +22,15 @@ from pfxhttpd.process.child import error_location
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.service import CloseConnection
 from pfxhttpd.service.log_context import connection_fields
+from pfxhttpd.service.minute_limit import MinuteLimit
 from pfxhttpd.wire import ProtocolError
+from pfxhttpd.wire.recognize import DOVECOT, POLICY, SOCKETMAP, recognize
 
 PARKING_TIMEOUT = 1.0
 """Seconds that a worker waits for a parking process that takes nothing, before it closes the connection instead."""
+
+
+_PROTOCOLS = {SOCKET_MAP: SOCKETMAP, POLICY_SERVICE: POLICY, DOVECOT_SASL: DOVECOT}
 
 
 class Service(Protocol):
@@ -57,6 +62,7 @@ class ConnectionHandler:
         self._context, self._services, self._epoll, self._log = context, services, epoll, logger
         self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._idle_timeout = settings.server.client_idle_timeout
+        self._limit = MinuteLimit()
         self._connection: Connection | None = None
         self.active_at = 0.0
         """When the connection was taken or last answered (monotonic seconds)."""
@@ -138,12 +144,25 @@ class ConnectionHandler:
             self._send(connection, reply)
             return Outcome.ANSWERED
         except ProtocolError as error:
+            self._log_protocol(connection)
             self._close(f"malformed request: {error}")
         except CloseConnection as error:
             self._close(error.reason)
         except Exception as error:  # no input may end a worker: a defect of ours costs one connection
             self._close(f"internal error: {error_location(error)}", error=True)
         return Outcome.NOTHING
+
+    def _log_protocol(self, connection: Connection) -> None:
+        """Log which protocol the client speaks, if it is known and another one than the listener's."""
+        spoken, expected = recognize(connection.unread), _PROTOCOLS[connection.kind]
+        if spoken not in ("", expected) and self._log.error and self._limit.passes(connection.endpoint + spoken):
+            self._log.error(
+                "Client speaks another protocol",
+                **connection_fields(connection),
+                listener=connection.name,
+                expected=expected,
+                spoken=spoken,
+            )
 
     def _send(self, connection: Connection, reply: bytes) -> None:
         """Send the reply. A client that does not take all of it is answered further only once it has."""

@@ -30,6 +30,7 @@ from pfxhttpd.io.systemd import Notifier
 from pfxhttpd.process import control_server, pool_load, status, status_text, target_log
 from pfxhttpd.process.child import State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
+from pfxhttpd.process.field_hint import FieldHints
 from pfxhttpd.process.generation import GLOBAL, prepare
 from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.reload import Load, Reloader
@@ -80,7 +81,7 @@ class Master:
             raise
         self._supervisor = Supervisor(self._board, self._selector, generation, self._private, cache_directory)
         self._reloader = Reloader(load, self._supervisor, self._board, notifier)
-        self._saturation = SaturationLog()
+        self._saturation, self._field_hints = SaturationLog(), FieldHints()
         self._stop_deadline = 0.0
         self._ticked_at = 0.0
         self._ready = False
@@ -196,6 +197,7 @@ class Master:
         loads = pool_load.pool_loads(supervisor.generation, board, supervisor.children.values())
         self._saturation.look(loads, now, self._log)
         target_log.log_counts(supervisor.generation, board, supervisor.totals, now)
+        self._field_hints.look(supervisor.generation, supervisor.totals)
 
     def _reap(self) -> None:
         for child in self._supervisor.reap():

@@ -11,9 +11,7 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from setproctitle import setproctitle
@@ -25,6 +23,7 @@ from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.process import cache
 from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, Child, Slot, State, fork
 from pfxhttpd.process.context import WorkerContext
+from pfxhttpd.process.deaths import Deaths
 from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
 from pfxhttpd.process.generation import GLOBAL, Generation
 from pfxhttpd.process.liveness import Liveness
@@ -36,19 +35,6 @@ GC_THRESHOLD = 20_000
 
 WorkerKey = tuple[str, int]
 """A worker's slot: its pool's key and its number in the pool."""
-
-
-MAX_DEATHS = 1000
-"""Deaths of processes that are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A process has ended without having been told to: when (monotonic seconds), which, and why."""
-
-    at: float
-    process: str
-    why: str
 
 
 class Supervisor:
@@ -79,8 +65,7 @@ class Supervisor:
         self._liveness = Liveness(board)
         self.totals = EntryTotals(time.monotonic())
         """What all workers since the start have counted."""
-        self.deaths: deque[Death] = deque(maxlen=MAX_DEATHS)
-        """The latest deaths of processes that were not told to leave."""
+        self.deaths = Deaths()
 
     # -- slots --------------------------------------------------------------------------------------------------
 
@@ -112,7 +97,9 @@ class Supervisor:
         for slot, fork_child in wanted:
             if slot.vacant and slot.due <= now:
                 try:
-                    slot.add(fork_child())
+                    child = fork_child()
+                    slot.add(child)
+                    self.deaths.log_replacement(child, self.generation.logger)
                 except (OSError, RuntimeError) as error:
                     slot.on_failure(now)
                     failures.append(f"{slot.name} cannot be started: {error}")
@@ -346,12 +333,9 @@ class Supervisor:
         elif child.name == "cache":
             self._board.cache.clear()
         code, now = os.waitstatus_to_exitcode(status), time.monotonic()
-        log = self.generation.logger
         if code and child.state is not State.LEAVING:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            self.deaths.append(Death(now, child.name, why))
-            if log.error:
-                log.error("Process died", process=child.name, pid=child.pid, why=why)
+            self.deaths.add(child, why, now, self.generation.logger)
         for slot in (self.cache, self.parking, *self.worker_slots.values()):
             if child in slot.children:
                 slot.on_exit(child, now)

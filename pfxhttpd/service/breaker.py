@@ -112,7 +112,8 @@ class SharedBreaker:
         self._log_change(before, after)
 
     def _log_change(self, before: BreakerState, after: BreakerState) -> None:
-        if before.state != after.state and self._log.info:
-            self._log.info(
-                "Circuit breaker changed", target=self._target, state=STATE_NAMES[after.state], failures=after.failures
-            )
+        if before.state == after.state:
+            return
+        log = self._log.info if after.state == HALF_OPEN else self._log.error
+        if log:
+            log("Circuit breaker changed", target=self._target, state=STATE_NAMES[after.state], failures=after.failures)

@@ -13,13 +13,22 @@ from collections.abc import Callable, Mapping
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import FAILURES, STATUS_CODES, TargetRow
-from pfxhttpd.io.scoreboard.entry_counters import FAILED, UNEXPECTED, EntryRow
-from pfxhttpd.rules.response import BackendError, is_failure
+from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED, EntryRow
+from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
+from pfxhttpd.rules.value import MISSING, find
 from pfxhttpd.service.breaker import BreakerOpen
 from pfxhttpd.wire.text import one_line
 
 _FIELDS = {SOCKET_MAP: "map", POLICY_SERVICE: "policy", DOVECOT_SASL: "sasl"}
 """The log field that holds an entry's name, by its kind."""
+
+
+BODY_LIMIT = 200
+"""Characters of a response's body that are logged."""
+MAX_BODY = 4000
+"""Bytes of it in which secrets are looked for, so that one is found whole that is only partly among those characters."""
+MAX_FIELDS = 10
+"""Fields of an answer that are named."""
 
 
 class EntryReport:
@@ -28,6 +37,7 @@ class EntryReport:
     def __init__(self, entry: Entry, row: EntryRow, target_row: TargetRow, target: str, logger: Logger) -> None:
         """`target` is the target's URL as it may be shown."""
         self._row, self._target_row, self._target, self._log = row, target_row, target, logger
+        self._entry = entry
         self._name = {_FIELDS[entry.kind]: entry.name}
         self.count = row.count
         """Counts a request that was answered: FOUND, NOT_FOUND or REFUSED."""
@@ -35,6 +45,28 @@ class EntryReport:
     def begin(self, now: float) -> None:
         """A request begins (monotonic seconds)."""
         self._row.began = now
+
+    def not_found(self, document: JSON) -> None:
+        """A request was answered with this JSON document, in which there is no value."""
+        if self._row.may_lack_field:
+            missing = find(document, self._entry.value_field) is MISSING
+            self._row.note_fields(one_line(_fields(document)) if missing else "")
+        self._row.count(NOT_FOUND)
+
+    def log_response(
+        self, response: BackendResponse, fields: Mapping[str, object], redact: Callable[[str], str]
+    ) -> None:
+        """Log the response at level debug. `redact` removes the secrets of the exchange from a text."""
+        if self._log.debug:
+            self._log.debug(
+                "Backend responded",
+                **fields,
+                method=self._entry.method,
+                url=self._target,
+                status=response.status,
+                seconds=round(time.monotonic() - self._row.began, 6),
+                body=redact(response.body[:MAX_BODY].decode("utf-8", "replace"))[:BODY_LIMIT],
+            )
 
     def failed(self, message: str, error: BackendError, fields: Mapping[str, object], cached: bool | None) -> None:
         """The request failed. `message` and `fields` are for the log; `cached` says whether the cache had an answer, None
@@ -65,3 +97,14 @@ class EntryReport:
         """The method that logs a line about a problem of this kind: `error` for the first one, else `info`."""
         log = self._log
         return log.error if log.error and self._target_row.is_first(kind, time.monotonic()) else log.info
+
+
+def _fields(document: JSON) -> str:
+    """The names of the document's fields, with those of the objects directly in it as paths."""
+    if not isinstance(document, dict):
+        return "none, it is an array"
+    names: list[str] = []
+    for name, value in document.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
+    more = ", ..." if len(names) > MAX_FIELDS else ""
+    return (", ".join(names[:MAX_FIELDS]) + more) or "none, it is empty"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.scoreboard.entry_counters import FOUND, NOT_FOUND, REFUSED
+from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import policy_action
@@ -48,6 +48,8 @@ class PolicyService:
         entry, cache, report = backend.entry, self._cache, backend.report
         try:
             response = backend.query(attributes)
+            if self._log.debug:
+                report.log_response(response, context.fields, backend.redact)
             verdict = policy_action(entry, response, backend.redact)
         except BackendError as error:
             action = cache.get(self._key(entry, attributes)) if cache.enabled else None
@@ -56,7 +58,10 @@ class PolicyService:
         if cache.enabled and not verdict.problem:
             cache.put(self._key(entry, attributes), entry.name, verdict.action if verdict.cacheable else None)
         if not verdict.problem:
-            report.count(FOUND if verdict.cacheable else NOT_FOUND)
+            if verdict.cacheable:
+                report.count(FOUND)
+            else:
+                report.not_found(response.document)
         elif response.status in entry.status_codes:
             report.count(REFUSED)
             if self._log.info:

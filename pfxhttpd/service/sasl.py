@@ -19,10 +19,12 @@ from pfxhttpd.service.backend import Backend
 from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.service.oidc.login import TokenLogin
 from pfxhttpd.service.oidc.provider import login_providers
+from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.dovecot import SaslSession
 from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.dovecot_lines import take_line
 from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, Mechanism
+from pfxhttpd.wire.recognize import DOVECOT, recognize
 
 DISCONNECT = "disconnect"
 
@@ -63,8 +65,11 @@ class SaslService:
 
         A line without a reply is handled together with the one that follows. A client that sends its handshake and its
         login in one piece, as Exim does, is then answered in one step, and its password waits nowhere in between.
-        Raises `wire.ProtocolError` for a line that does not end, and CloseConnection.
+        Raises `wire.ProtocolError` for a line that does not end and for a client of another protocol, which would wait for
+        ever, and CloseConnection.
         """
+        if not connection.state and recognize(connection.unread) not in ("", DOVECOT):
+            raise ProtocolError("not the Dovecot authentication protocol")
         taken = take_line(connection.unread)
         if taken is None:
             return None
@@ -115,7 +120,10 @@ class SaslService:
             else:
                 body = json.dumps(password_request(backend.entry, attempt)).encode()
                 redact = partial(backend.redact, password=attempt.secret)
-                verdict = login_verdict(backend.entry, backend.query(attempt.user, body), attempt.user, redact)
+                response = backend.query(attempt.user, body)
+                if self._log.debug:
+                    backend.report.log_response(response, context.fields, redact)
+                verdict = login_verdict(backend.entry, response, attempt.user, redact)
         except TokenRefused as refused:
             if backend is not None:
                 backend.report.count(REFUSED)

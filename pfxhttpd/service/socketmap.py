@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.scoreboard.entry_counters import FOUND, NOT_FOUND, REFUSED
+from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import failure_reply, map_reply
 from pfxhttpd.service.backend import Backend
 from pfxhttpd.service.cache import CacheBuffer
 from pfxhttpd.service.log_context import LogContext
+from pfxhttpd.service.minute_limit import MinuteLimit
 from pfxhttpd.wire import socketmap
 from pfxhttpd.wire.socketmap import OK, PERM, BadQuery, SocketMapReply
 
@@ -24,6 +25,7 @@ class SocketMapService:
 
     def __init__(self, backends: Mapping[str, Backend], cache: CacheBuffer, reply_limit: int, logger: Logger) -> None:
         self._backends, self._cache, self._limit, self._log = backends, cache, reply_limit, logger
+        self._unknown = MinuteLimit()
 
     def handle(self, connection: Connection) -> bytes | None:
         """The reply to the next request in `connection.unread`, which is consumed; None if it is not complete.
@@ -43,7 +45,12 @@ class SocketMapService:
         if log.debug:
             log.debug("Received request", **context.fields, map=query.name, key=query.key)
         backend = self._backends.get(query.name)
-        reply = self._look_up(backend, query.key, context) if backend else _NO_SUCH_MAP
+        if backend:
+            reply = self._look_up(backend, query.key, context)
+        else:
+            reply = _NO_SUCH_MAP
+            if log.error and self._unknown.passes(query.name):
+                log.error("No such map", **context.fields, map=query.name, listener=connection.name)
         if log.debug:
             log.debug("Response sent", **context.fields, status=reply.status, reply=reply.text)
         return socketmap.encode(reply, self._limit)
@@ -52,6 +59,8 @@ class SocketMapService:
         entry, cache, report = backend.entry, self._cache, backend.report
         try:
             response = backend.query(key)
+            if self._log.debug:
+                report.log_response(response, context.fields, backend.redact)
             verdict = map_reply(entry, response, backend.redact)
         except BackendError as error:
             value = cache.get(cache_key.map_key(entry.name, key)) if cache.enabled else None
@@ -61,7 +70,10 @@ class SocketMapService:
             value = verdict.reply.text if verdict.cacheable else None
             cache.put(cache_key.map_key(entry.name, key), entry.name, value)
         if not verdict.problem:
-            report.count(FOUND if verdict.cacheable else NOT_FOUND)
+            if verdict.cacheable:
+                report.count(FOUND)
+            else:
+                report.not_found(response.document)
         elif response.status in entry.status_codes:
             report.count(REFUSED)
             if self._log.info:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from pfxhttpd.wire import ProtocolError
+from pfxhttpd.wire.recognize import SOCKETMAP, recognize
 from pfxhttpd.wire.text import clean
 
 REQUEST_LIMIT = 64 * 1024
@@ -32,7 +33,8 @@ def parse(buffer: bytes) -> tuple[dict[str, str], int] | None:
 
     Attributes are in the order received. A repeated name keeps its first position and takes its last value. Bytes that
     are not UTF-8 become U+FFFD. Raises ProtocolError as soon as the bytes cannot be the start of a valid request: a
-    line without `=` or without a name, no attributes, more than REQUEST_LIMIT bytes or ATTRIBUTE_LIMIT lines.
+    line without `=` or without a name, no attributes, more than REQUEST_LIMIT bytes or ATTRIBUTE_LIMIT lines. So does a
+    netstring, which a socketmap client sends and which would otherwise be the start of a line for ever.
     """
     end = buffer.find(b"\n\n", 0, REQUEST_LIMIT)
     if end < 0:
@@ -71,6 +73,8 @@ def _check_incomplete(buffer: bytes, start: int) -> None:
         raise ProtocolError(f"request is over {REQUEST_LIMIT} bytes")
     last = buffer.rfind(b"\n", start)
     if last < 0:
+        if not start and buffer.endswith(b",") and recognize(buffer) == SOCKETMAP:
+            raise ProtocolError(_NO_EQUALS)
         return
     for line in buffer[start:last].split(b"\n"):
         equals = line.find(b"=")

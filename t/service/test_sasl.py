@@ -38,6 +38,9 @@ class Report:
     def count(self, outcome: int) -> None:
         self.counted.append(outcome)
 
+    def log_response(self, response: BackendResponse, fields: object, redact: object) -> None:
+        pass
+
     def failed(self, message: str, error: BackendError, fields: object, cached: object) -> None:
         self.failures.append(f"{message}: {error.reason}")
 

@@ -55,6 +55,10 @@ DRIVEN = {
     "Pool resized",
     "A change takes effect after a restart only",
     "Process died",
+    "Backend responded",
+    "No such map",
+    "Client speaks another protocol",
+    "No answer has had the value field yet",
 }
 """Messages that the test makes appear."""
 
@@ -69,6 +73,7 @@ OURS = {
     "All workers are busy and clients wait",
     "Workers are free again",
     "Connection limit reached",
+    "Process replaced",
     "The server runs as root, because server.run_as_user is not set",
     "Cannot accept connections, trying again",
 }
@@ -83,7 +88,8 @@ def messages() -> set[str]:
             match node:
                 case ast.Call(func, [ast.Constant(message), *_]):
                     if re.search(
-                        r"(log|logger|self)\.(debug|info|error)$|report\.(failed|unexpected)$|^say$", ast.unparse(func)
+                        r"(log|logger|self)\.(debug|info|error)$|report\.(failed|unexpected)$|^(say|log)$",
+                        ast.unparse(func),
                     ):
                         found.add(message)
     return found
@@ -106,6 +112,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         backend.answer("/login", status=200, headers={"Auth-User": "someone"})
         backend.answer("/refuse", status=403, headers={"Auth-Status": "no " + SECRETS["header"]})
         backend.answer("/down", status=500)
+        backend.answer("/typo", json={HOSTILE[:100]: {HOSTILE[:50]: SECRETS["header"]}})
         port, checks, logins = ports.free(), ports.free(), [ports.free() for _ in range(3)]
         basic = {"http_auth_basic": f"api:{SECRETS['basic']}"}
         config = configuration(
@@ -122,6 +129,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     custom_headers=[f"X-Api-Key: {SECRETS['custom']}"],
                 ),
                 "broken": socket_map(backend.url("/broken"), timeout="500ms"),
+                "typo": socket_map(backend.url("/typo")),
                 "down": socket_map(backend.url(f"/down?api_key={SECRETS['query']}")),
             },
             policy_services={"action": policy(backend.url("/action"))},
@@ -156,11 +164,16 @@ def drive(daemon: Daemon, port: int, checks: int, logins: list[int]) -> None:
         client.ask("error", KEY)
         client.ask("broken", KEY)
         client.ask("down", KEY)
+        client.ask("typo", KEY)
         client.ask(HOSTILE[:40].replace(" ", ""), "no such map")
         client.send_raw(b"5:value,")  # no space
         client.reply()
         client.send_raw(b"99999999:" + HOSTILE.encode())
         assert client.rest() == b""
+    with SocketMap(("127.0.0.1", port)) as client:
+        client.send_raw(b"sender=" + HOSTILE.encode() + b"\n\n")
+        assert client.rest() == b""
+    daemon.log.wait_for("No answer has had the value field yet")
     with Policy(("127.0.0.1", checks)) as client:
         client.ask({"sender": KEY.replace("\n", "\r"), "password": SECRETS["user"], "token": SECRETS["user"]})
     user = base64.b64encode(f"\0{KEY[:900]}\0{SECRETS['user']}".encode()).decode()

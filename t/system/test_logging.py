@@ -49,15 +49,17 @@ def test_a_session_can_be_followed(site: Site):
     site.log.wait_for(f'msg="Connection closed".*client={here}', start=mark)
     lines = [line for line in site.log.lines(mark) if f"client={here}" in line]
     assert [field(line, "msg") for line in lines] == [
-        "New connection established", "Received request", "Response sent", "Received request", "Response sent",
+        "New connection established",
+        "Received request", "Backend responded", "Response sent",
+        "Received request", "Backend responded", "Response sent",
         "Connection closed",
     ]  # fmt: skip
     sessions = {field(line, "session") for line in lines}
     assert len(sessions) == 1 and re.fullmatch("[0-9a-f]{16}", sessions.pop())
-    requests = [field(line, "sub_session") for line in lines[1:5]]
-    assert requests[0] == requests[1] != requests[2] == requests[3]
-    assert all("level=DEBUG" in line for line in lines[1:5])
-    assert "level=INFO" in lines[0] and "level=INFO" in lines[5]
+    requests = [field(line, "sub_session") for line in lines[1:7]]
+    assert len(set(requests[:3])) == len(set(requests[3:])) == 1 and requests[0] != requests[3]
+    assert all("level=DEBUG" in line for line in lines[1:7])
+    assert "level=INFO" in lines[0] and "level=INFO" in lines[7]
 
 
 def test_no_line_is_forged(site: Site):

@@ -29,10 +29,8 @@ BOUNDS = tuple(round(digits * 10.0**power, 6) for power in range(-4, 2) for digi
 
 _HISTOGRAM = 40
 _SLOW = len(OUTCOMES) * _HISTOGRAM
-_ERROR = _SLOW + 1
-_ROW = 232
-_ERROR_BYTES = (_ROW - _ERROR) * 8
-"""Cells of a row: the histograms, a count, and a text."""
+_ERROR, _FIELDS, _ROW = _SLOW + 1, 232, 256
+"""Cells of a row: the histograms, a count, and two texts."""
 
 _SECONDS, _ERROR_AT, _NOT_SENT, _CACHED = range(4)
 _HEADER = 4
@@ -48,7 +46,8 @@ class EntryCounts:
 
     `seconds` is the sum of the durations of the requests that were sent. `error_at` is when the last failure or
     unexpected status was seen (monotonic seconds; 0 for never), `error` its text. `cached` counts the requests that failed
-    or were not sent and were answered from the cache.
+    or were not sent and were answered from the cache. `fields` names the fields of an answer that did not have the value
+    field, as long as no answer had it.
     """
 
     cells: Sequence[int] = (0,) * (_SLOW + 1)
@@ -57,6 +56,7 @@ class EntryCounts:
     error: str = ""
     not_sent: int = 0
     cached: int = 0
+    fields: str = ""
 
     def changed(self, before: EntryCounts, after: EntryCounts) -> EntryCounts:
         """The sums once one of the workers shows `after` where it showed `before`."""
@@ -68,6 +68,7 @@ class EntryCounts:
             latest.error,
             self.not_sent + after.not_sent - before.not_sent,
             self.cached + after.cached - before.cached,
+            after.fields or self.fields,
         )
 
     def outcomes(self) -> dict[str, int]:
@@ -143,16 +144,30 @@ class EntryCounters:
             ):
                 continue
             base = self._first_cell(index)
-            text = self._memory[(base + _ERROR) * 8 : (base + _ROW) * 8].rstrip(b"\0").decode("utf-8", "replace")
             cells = self._ints[base : base + _ERROR].tolist()
-            after = self._seen[index] = EntryCounts(cells, seconds, error_at, text, not_sent, cached)
+            error, fields = self._text(base + _ERROR, base + _FIELDS), self._text(base + _FIELDS, base + _ROW)
+            after = self._seen[index] = EntryCounts(cells, seconds, error_at, error, not_sent, cached, fields)
             yield entry, before, after
+
+    def _text(self, start: int, end: int) -> str:
+        return self._memory[start * 8 : end * 8].rstrip(b"\0").decode("utf-8", "replace")
 
 
 class EntryRow:
     """An entry's row as its worker writes it. `began` is when the request in progress began (monotonic seconds)."""
 
-    __slots__ = ("_counts", "_floats", "_header", "_ints", "_memory", "_row", "_seconds", "_slow", "began")
+    __slots__ = (
+        "_counts",
+        "_floats",
+        "_header",
+        "_ints",
+        "_memory",
+        "_row",
+        "_seconds",
+        "_slow",
+        "_undecided",
+        "began",
+    )
 
     def __init__(self, memory: mmap.mmap, header: int, row: int, slow: float) -> None:
         """`header` and `row` are the first cells of each in the memory; from `slow` seconds on a request counts as slow."""
@@ -160,6 +175,7 @@ class EntryRow:
         self._ints, self._floats = memoryview(memory).cast("q"), memoryview(memory).cast("d")
         self._counts = [0] * _ERROR  # the same as in the row: a list is read much faster than the memory
         self._seconds = 0.0
+        self._undecided = True
         self.began = 0.0
 
     def count(self, outcome: int) -> None:
@@ -182,10 +198,21 @@ class EntryRow:
         """A request that failed or was not sent was answered from the cache."""
         self._ints[self._header + _CACHED] += 1
 
+    @property
+    def may_lack_field(self) -> bool:
+        """Whether this worker has seen no answer yet with the value field, nor noted the fields of one without it."""
+        return self._undecided and not any(self._counts[FOUND : FOUND + _HISTOGRAM])
+
+    def note_fields(self, names: str) -> None:
+        """The fields of an answer without the value field; "" if the answer had it."""
+        self._undecided = False
+        self._write_text(_FIELDS, _ROW, names)
+
     def note_error(self, text: str) -> None:
         """What was wrong with the request that has just ended; the text must not contain a secret."""
-        start = (self._row + _ERROR) * 8
-        self._memory[start : start + _ERROR_BYTES] = text.encode("utf-8", "replace")[:_ERROR_BYTES].ljust(
-            _ERROR_BYTES, b"\0"
-        )
+        self._write_text(_ERROR, _FIELDS, text)
         self._floats[self._header + _ERROR_AT] = monotonic()
+
+    def _write_text(self, start: int, end: int, text: str) -> None:
+        start, size = (self._row + start) * 8, (end - start) * 8
+        self._memory[start : start + size] = text.encode("utf-8", "replace")[:size].ljust(size, b"\0")
