@@ -107,6 +107,12 @@ class Generation:
         """Close the sockets that `keeping` does not share, and remove their files."""
         _close(self.listeners, self.pools, keeping)
 
+    def set_backlogs(self) -> None:
+        """Give the listeners, some of which an earlier generation has bound, the backlogs of these settings (listen(2))."""
+        for listener in self.settings.server.listen:
+            if not listener.systemd_socket_name:
+                self.listeners[listener.endpoint].listen(_backlog(listener, self.settings))
+
     def remove_files(self) -> None:
         """Remove the files of the Unix listeners."""
         for sock in self.listeners.values():
@@ -170,8 +176,7 @@ def _listening_socket(
     if previous and listener.endpoint in previous.listeners:
         return previous.listeners[listener.endpoint]
     if not listener.systemd_socket_name:
-        backlog = (listener.worker_pool or settings.server.worker_pool).max_queue
-        return listen.bind(listener, backlog, previous.listeners.values() if previous else ())
+        return listen.bind(listener, _backlog(listener, settings), previous.listeners.values() if previous else ())
     if previous:
         raise SetupError(f"{listener.endpoint}: a socket of systemd's cannot be added by a reload; restart")
     sockets = passed.get(listener.systemd_socket_name, [])
@@ -181,6 +186,11 @@ def _listening_socket(
     if listener.type != "unix":
         listen.set_tcp_options(sockets[0])
     return sockets[0]
+
+
+def _backlog(listener: Listener, settings: Settings) -> int:
+    """How many clients may wait in the kernel for their connections to be accepted."""
+    return (listener.worker_pool or settings.server.worker_pool).max_queue
 
 
 def _add_pools(

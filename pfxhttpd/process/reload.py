@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from pfxhttpd.config.settings import Settings
+from pfxhttpd.config.settings import Server, Settings
 from pfxhttpd.io import SetupError
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
@@ -28,6 +28,9 @@ START_TIMEOUT = 20.0
 """Seconds that a new generation's workers may take to be ready."""
 
 _NEED_RESTART = ("run_as_user", "run_as_group", "chroot", "runtime_directory")
+_NEED_NEW_SOCKET = ("mode", "user", "group")
+"""Keys of a Unix socket that are applied when it is bound. Later only its path leads to its file, and the service user may
+neither change the owner nor reach a path outside the chroot."""
 
 Load = Callable[[], Settings]
 """Reads and validates the configuration again. Raises SetupError."""
@@ -158,13 +161,25 @@ class Reloader:
                 else:
                     supervisor.drain(child)
         old.close(keeping=new)
+        new.set_backlogs()
         setproctitle(f"pfxhttpd: master {new.settings.source}")
-        for key in _NEED_RESTART:
-            changed = getattr(old.settings.server, key) != getattr(new.settings.server, key)
-            if changed and self._log.error:
-                self._log.error("A change takes effect after a restart only", key=f"server.{key}")
+        for key, listener in _without_effect(old.settings.server, new.settings.server):
+            if self._log.error:
+                self._log.error("A change takes effect after a restart only", key=f"server.{key}", listener=listener)
         if self._log.info:
             self._log.info("Configuration reloaded", generation=new.number, workers=len(pending.slots))
         self._notifier.ready(supervisor.summary())
         control_server.reply(pending.clients, {"ok": True, "generation": new.number})
         self._begin_next()
+
+
+def _without_effect(old: Server, new: Server) -> Iterator[tuple[str, str | None]]:
+    """The keys below `server` whose change a reload does not apply; those of a listener with its address."""
+    for key in _NEED_RESTART:
+        if getattr(old, key) != getattr(new, key):
+            yield key, None
+    before = {listener.endpoint: listener for listener in old.listen}
+    for listener in new.listen:
+        for key in _NEED_NEW_SOCKET:
+            if getattr(before.get(listener.endpoint, listener), key) != getattr(listener, key):
+                yield f"listen.{key}", listener.endpoint

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import re
 import signal
@@ -290,6 +292,40 @@ def test_what_needs_a_restart_is_said(serve, nginx):
     shop.daemon.log.wait_for("restart.*server.runtime_directory")
     with shop.client() as client:
         assert client.ask("map", "k") == "OK two k"
+
+
+def test_a_change_of_a_unix_socket_that_stays_open_is_said_to_need_a_restart(serve, nginx, tmp_path):
+    shop, path = Shop(serve, nginx), tmp_path / "maps.sock"
+    before, after = ({"mode": "0600"}, {"mode": "0666", "user": str(os.getuid()), "group": ""})
+    for settings in (before, after):
+        config = shop.config("two")
+        config["server"]["listen"].append(listener("socket_map", "unix", address=str(path), **settings))
+        reload(shop.daemon, config)
+    for key in ("mode", "user"):
+        (line,) = shop.daemon.log.find(f"restart only.*key=server.listen.{key}")
+        assert f"listener=unix:{path}" in line
+    assert not shop.daemon.log.find("key=server.listen.group")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_backlog_of_a_listener_that_stays_open_is_the_new_one(serve, nginx, tmp_path):
+    shop, path = Shop(serve, nginx), str(tmp_path / "maps.sock")
+    for length in (3, 7):
+        config = shop.config("two", worker_pool={"max_workers": 1, "max_queue": length})
+        config["server"]["listen"].append(listener("socket_map", "unix", address=path))
+        reload(shop.daemon, config)
+        assert connections_without_accept(shop, path) == length + 1  # as the kernel counts, listen(2)
+
+
+def connections_without_accept(shop: Shop, path: str) -> int:
+    """How many connections to a Unix socket the kernel makes while no worker accepts any."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(proc.suspended(*shop.daemon.workers()))
+        for number in itertools.count():
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            if client.connect_ex(path) == errno.EAGAIN:
+                return number
+    raise AssertionError
 
 
 # -- reloads that fail --------------------------------------------------------------------------------------------
