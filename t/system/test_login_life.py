@@ -178,8 +178,9 @@ def test_another_worker_takes_over_from_one_that_is_busy(answers: Backend):
 @pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
 def test_a_client_that_has_given_up_in_the_queue_is_not_asked_for(answers: Backend, unix: bool):
     """A login whose client has hung up before a worker was free for it is not sent to the backend."""
+    gate = f"given up {unix}"
     with site(answers, workers=1) as logins:
-        (first,) = busy(logins, answers, 1, "gate")
+        (first,) = busy(logins, answers, 1, gate)
         gone, waiting = logins.client("login", unix=unix), logins.client("login", unix=unix)
         answers.answer("/login", ANSWERS)
         mark = logins.log.position
@@ -187,7 +188,7 @@ def test_a_client_that_has_given_up_in_the_queue_is_not_asked_for(answers: Backe
             say(client, 2, RIGHT)
         wait_status(logins.daemon, lambda told: told["pools"][0]["waiting"] == 2, "two clients in the queue")
         gone.close()
-        answers.release("gate")
+        answers.release(gate)
         assert waiting.line() == f"OK\t2\t{OK}"
         assert first.line() == f"OK\t1\t{OK}"
         logins.log.wait_for("Connection closed.*ended by the client before the reply", start=mark)
