@@ -24,7 +24,7 @@ ACCOUNT = "account@example.test"
 
 REFUSALS: Mapping[str, Answer] = {
     WRONG: Answer(403, {"Auth-Status": "Invalid username or password"}),
-    "locked": Answer(423, {"Auth-Status": "Account is locked"}),
+    "423": Answer(423, {"Auth-Status": "Account is locked"}),
     "nobody": Answer(200, {"Auth-User": ""}),
     "forged": Answer(200, {"Auth-User": "account@example.test\tuser=admin"}),
 }
