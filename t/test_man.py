@@ -162,7 +162,8 @@ CONFIGURATIONS = [block for block in literal_blocks(CONFIGURATION) if re.search(
 
 @pytest.mark.parametrize("number", range(len(CONFIGURATIONS)))
 def test_check_accepts_every_example(number: int, tmp_path: Path) -> None:
-    (tmp_path / "pfxhttp.yml").write_text(CONFIGURATIONS[number])
+    text = CONFIGURATIONS[number].replace("/var/spool/postfix/pfxhttp/", f"{tmp_path}/")  # not on every machine
+    (tmp_path / "pfxhttp.yml").write_text(text)
     done = daemon.run("--config", str(tmp_path / "pfxhttp.yml"), "check")
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -89,8 +89,17 @@ def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
         help="check the configuration",
-        description="Reads the configuration and prints all errors in it, one per line."
-        " Exit code: 0 if there is no error, else 78.",
+        description="Reads the configuration, and prints everything for which the server would refuse to start, and what"
+        " is legal but unwise, one per line. Exit code: 0 if there is no error, else 78.",
+    )
+    command.add_argument("--strict", action="store_true", help="exit with 78 also if there are only warnings")
+    command.add_argument(
+        "--connect",
+        action="store_true",
+        help="also connect to each backend and OpenID provider; exit with 69 if one cannot be reached",
+    )
+    command.add_argument(
+        "--migrate", action="store_true", help="also print what behaves differently than in the Go program pfxhttp"
     )
     _add_configuration(command)
     command.set_defaults(command="pfxhttpd.cli.check:run")

@@ -25,11 +25,14 @@ class Loaded:
     """A valid configuration.
 
     `document` is the same as plain values, with the defaults merged and the environment applied. It holds the secrets
-    that are in the configuration itself, but not the contents of the files that the configuration names.
+    that are in the configuration itself, but not the contents of the files that the configuration names. `tree` is the
+    document with the locations of its values, and `files` reads the files that it names.
     """
 
     settings: Settings
     document: Mapping[str, Any]
+    tree: Node
+    files: SecretFiles
 
 
 def load(path: str, format: str | None, environ: Mapping[str, str], checks: Sequence[Check] = ()) -> Loaded:
@@ -63,7 +66,7 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
     problems += secrets.problems
     if problems:
         raise ConfigError(problems)
-    return Loaded(Settings(build.server(server), built, file), root.plain())
+    return Loaded(Settings(build.server(server), built, file), root.plain(), root, secrets)
 
 
 def _entries(root: Node) -> Iterable[tuple[str, str, Node]]:

@@ -6,7 +6,7 @@ that only root can read; `preload` and `enter`, if there is a chroot; `drop`; `c
 """
 
 from pfxhttpd.io.jail.drop_privileges import check_inside, drop, enter, verify
-from pfxhttpd.io.jail.identity import Identity, missing, resolve
+from pfxhttpd.io.jail.identity import Identity, check, missing, resolve
 from pfxhttpd.io.jail.preload import preload
 
-__all__ = ["Identity", "check_inside", "drop", "enter", "missing", "preload", "resolve", "verify"]
+__all__ = ["Identity", "check", "check_inside", "drop", "enter", "missing", "preload", "resolve", "verify"]

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pfxhttpd.io import SetupError
@@ -58,6 +59,21 @@ def resolve(user: str, group: str, chroot: str) -> Identity:
         return _current()
     groups = os.getgrouplist(account.pw_name, gid) if account else [gid]
     return Identity(uid, gid, tuple(sorted(set(groups))), _user_name(uid), _group_name(gid), drops=True)
+
+
+def check(user: str, group: str, chroot: str) -> Iterator[tuple[str, SetupError]]:
+    """What `resolve` would refuse when root calls it, as far as this process can see: pairs of a key and the error."""
+    checks: dict[str, tuple[str, Callable[[str], object]]] = {
+        "run_as_user": (user, _account),
+        "run_as_group": (group, _group_id),
+        "chroot": (chroot, _check_jail),
+    }
+    for key, (value, look) in checks.items():
+        try:
+            if value:
+                look(value)
+        except SetupError as error:
+            yield key, error
 
 
 def _current() -> Identity:

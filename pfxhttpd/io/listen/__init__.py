@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from pfxhttpd.config.settings import Listener
-from pfxhttpd.io.listen.tcp import TcpListener, bind_tcp, set_tcp_options
-from pfxhttpd.io.listen.unix import UnixListener, bind_unix
+from pfxhttpd.io.listen.tcp import TcpListener, bind_tcp, check_tcp, set_tcp_options
+from pfxhttpd.io.listen.unix import UnixListener, bind_unix, check_unix
 
 __all__ = [
     "TcpListener",
@@ -38,6 +38,14 @@ def bind(listener: Listener, backlog: int, own: Iterable[socket.socket] = ()) ->
     Raises `SetupError`. A Unix socket's file is replaced if no process listens on it, and left alone otherwise.
     """
     return bind_unix(listener, backlog) if listener.type == "unix" else bind_tcp(listener, backlog, own)
+
+
+def check(listener: Listener) -> None:
+    """Raises `SetupError` for what `bind` would refuse, without binding. Whether the port or path is in use is not checked,
+    since the running server uses it. Nothing is known of a socket that systemd passes.
+    """
+    if not listener.systemd_socket_name:
+        check_unix(listener) if listener.type == "unix" else check_tcp(listener)
 
 
 def retire(sock: socket.socket) -> bool:

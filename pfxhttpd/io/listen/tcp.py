@@ -39,6 +39,19 @@ def bind_tcp(listener: Listener, backlog: int, own: Iterable[socket.socket] = ()
         raise _setup_error(listener, error, _overlap(address, own)) from error
 
 
+def check_tcp(listener: Listener) -> None:
+    """Raises `SetupError` if the address is not one of this machine. It is bound with another port for a moment."""
+    host = listener.address.strip("[]")
+    family, address = _resolve(listener, host)
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
+            sock.bind((address[0], 0, *address[2:]))
+        except OSError as error:
+            if host in ("", "::") and listener.type == "tcp":
+                return  # then only IPv4 is bound
+            raise _setup_error(listener, error, "") from error
+
+
 def _resolve(listener: Listener, host: str) -> tuple[int, Address]:
     """Family and address to bind to. Of several addresses the first; with type `tcp` the first IPv4 address, if any."""
     if host in ("", "::"):

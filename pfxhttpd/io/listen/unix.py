@@ -55,10 +55,7 @@ def bind_unix(listener: Listener, backlog: int) -> UnixListener:
         raise SetupError(f"cannot listen on {listener.endpoint}: that is no path")
     if len(os.fsencode(path)) > MAX_PATH:
         raise SetupError(f"cannot listen on {listener.endpoint}: the path is longer than {MAX_PATH} bytes")
-    owner = (
-        _id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
-        _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid),
-    )
+    owner = _owner(listener)
     sock = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.path = path
     try:
@@ -79,6 +76,30 @@ def bind_unix(listener: Listener, backlog: int) -> UnixListener:
             raise SetupError(f"cannot listen on {listener.endpoint}: {error}", error.permission) from error
         raise _setup_error(listener, error) from error
     return sock
+
+
+def check_unix(listener: Listener) -> None:
+    """Raises `SetupError` for a user, a group or a directory that does not exist, and for another file at the path."""
+    _owner(listener)
+    head, name = os.path.split(listener.address)
+    try:
+        with Directory(head or ".") as directory:
+            try:
+                if not stat.S_ISSOCK(directory.stat(name).st_mode):
+                    raise SetupError(
+                        f"cannot listen on {listener.endpoint}: there is something else than a socket at that path"
+                    )
+            except FileNotFoundError:
+                pass
+    except OSError as error:
+        raise _setup_error(listener, error) from error
+
+
+def _owner(listener: Listener) -> Owner:
+    return (
+        _id(listener, "user", listener.user, lambda name: pwd.getpwnam(name).pw_uid),
+        _id(listener, "group", listener.group, lambda name: grp.getgrnam(name).gr_gid),
+    )
 
 
 def _bind(sock: UnixListener, directory: Directory, name: str, mode: int) -> None:

@@ -15,7 +15,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 READ_SIZE = 65536
 FIRST_WAIT = 0.05
@@ -147,6 +147,11 @@ class TlsStream:
             finally:
                 self._send_outgoing()
             self._receive_incoming(deadline)
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """The peer's certificate as `ssl.SSLSocket.getpeercert` returns it; empty if it was not verified."""
+        return self._tls.getpeercert() or {}
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)

@@ -1,0 +1,84 @@
+"""What this machine lacks for a configuration: files, users, directories and addresses, as far as the caller can see."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+
+from pfxhttpd.config.errors import Problem
+from pfxhttpd.config.load import Loaded
+from pfxhttpd.config.node import Node
+from pfxhttpd.config.settings import Settings
+from pfxhttpd.io import SetupError, jail, listen, tls
+
+WORKER_MEMORY = 8 << 20
+"""Bytes of memory that a worker has for itself."""
+RESERVED_DESCRIPTORS = 64
+DESCRIPTORS_OF_A_WORKER = 2
+"""Descriptors of the master for each worker: its channel, and that of its successor during a reload."""
+
+
+def problems(loaded: Loaded) -> list[Problem]:
+    """Everything for which the server would refuse to start."""
+    server, root = loaded.settings.server, loaded.tree
+    found = list(_tls_problems(loaded))
+    for key, error in jail.check(server.run_as_user, server.run_as_group, server.chroot):
+        found.append(_node(root, "server", key).problem(_without_prefix(str(error))))
+    nodes = _node(root, "server", "listen").value
+    for listener, node in zip(server.listen, nodes, strict=True):
+        try:
+            listen.check(listener)
+        except SetupError as error:
+            found.append((node.get("address") or node).problem(str(error)))
+    return found
+
+
+def _tls_problems(loaded: Loaded) -> Iterator[Problem]:
+    try:
+        tls.context(loaded.settings.server.tls)
+    except SetupError as error:
+        what, _, text = str(error).partition(": ")
+        key = what.removeprefix("server.tls.")
+        node = _node(loaded.tree, "server", "tls", key if what.startswith("server.tls.") else "enabled")
+        yield node.problem(text if key != what else str(error))
+
+
+def _without_prefix(text: str) -> str:
+    """The error without the key that it begins with: the problem's path names it."""
+    return text.partition(": ")[2] or text
+
+
+def _node(root: Node, *keys: str) -> Node:
+    """The node at the path, or the nearest one above it."""
+    node = root
+    for key in keys:
+        node = node.get(key) or node.child(key, None)
+    return node
+
+
+def unseen(settings: Settings) -> Iterator[str]:
+    """What cannot be checked from here, in words for the end of "not checked: "."""
+    server = settings.server
+    for listener in server.listen:
+        if listener.systemd_socket_name:
+            yield f"the socket {listener.systemd_socket_name}, which systemd passes"
+    if os.geteuid() != 0 and (server.run_as_user or server.run_as_group or server.chroot):
+        yield "whether files can be read and ports be bound by root, who has to start this configuration"
+
+
+def too_many_workers(settings: Settings) -> Iterator[str]:
+    """Why this machine cannot hold the configured number of workers."""
+    server = settings.server
+    pools = [listener.worker_pool for listener in server.listen if listener.worker_pool]
+    workers = sum(pool.max_workers for pool in pools)
+    if len(pools) < len(server.listen):
+        workers += server.worker_pool.max_workers
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if workers * WORKER_MEMORY > memory:
+        yield f"{workers} workers take about {workers * 8} MB of memory, and this machine has {memory >> 20} MB"
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if workers * DESCRIPTORS_OF_A_WORKER + RESERVED_DESCRIPTORS > limit:
+        yield f"{workers} workers need more file descriptors than the limit allows (RLIMIT_NOFILE is {limit})"
+    if server.max_connections > limit:
+        yield f"max_connections is {server.max_connections}, and RLIMIT_NOFILE allows {limit}"

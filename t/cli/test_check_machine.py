@@ -1,0 +1,226 @@
+"""`check` refuses what a start would refuse, with the line, and warns of what is legal but unwise."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kit import ports
+from kit.backend import ThreadBackend
+from kit.certificates import Authority
+from kit.configuration import configuration, listener, policy, socket_map
+from kit.server import ServerTls
+
+from pfxhttpd.__main__ import parser, run
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+def base() -> dict[str, Any]:
+    return configuration(
+        listener("socket_map", "users", 23450),
+        listener("policy_service", "checks", 23451),
+        socket_maps={"users": socket_map("http://127.0.0.1/")},
+        policy_services={"checks": policy("https://api.example.com/")},
+    )
+
+
+def checked(path: Path, *arguments: str) -> int:
+    return run(parser().parse_args(["check", "--config", str(path), *arguments]), {})
+
+
+def written(tmp_path: Path, change: Change) -> Path:
+    config = base()
+    change(config, tmp_path)
+    path = tmp_path / "pfxhttp.yml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path.chmod(0o600)
+    return path
+
+
+def server(**settings: Any) -> Change:
+    return lambda config, directory: config["server"].update(settings)
+
+
+def tls(**settings: Any) -> Change:
+    def change(config: dict[str, Any], directory: Path) -> None:
+        (directory / "text").write_text("no PEM")
+        config["server"]["tls"] = {"enabled": True, **{key: str(directory / name) for key, name in settings.items()}}
+
+    return change
+
+
+def unix(**settings: Any) -> Change:
+    def change(config: dict[str, Any], directory: Path) -> None:
+        address = {"address": str(directory / "socket"), **settings}
+        config["server"]["listen"][0] = listener("socket_map", "users", **address)
+
+    return change
+
+
+def entry(**settings: Any) -> Change:
+    return lambda config, directory: config["socket_maps"]["users"].update(settings)
+
+
+REFUSED = {
+    "no CA file": (tls(root_ca="missing.pem"), "server.tls.root_ca: .*missing.pem: No such file"),
+    "CA file is no PEM": (tls(root_ca="text"), "server.tls.root_ca: .*text: no PEM file that can be used"),
+    "no certificate": (tls(cert="missing.pem", key="text"), "server.tls.cert: .*missing.pem: No such file"),
+    "no user": (server(run_as_user="no-such-user"), "server.run_as_user: there is no such user"),
+    "no group": (server(run_as_group="no-such-group"), "server.run_as_group: there is no such group"),
+    "no jail": (server(chroot="/no/such/jail"), "server.chroot: there is no such directory"),
+    "no socket directory": (unix(address="/no/such/directory/s"), "listen\\[0\\].address: .*there is no directory"),
+    "no socket user": (unix(user="no-such-user"), "listen\\[0\\].address: .*there is no user no-such-user"),
+    "a foreign address": (
+        lambda config, _: config["server"]["listen"][1].update(address="192.0.2.1"),
+        "listen\\[1\\].address: .*192.0.2.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_start_would_refuse_is_refused_with_its_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, expected = REFUSED[case]
+    path = written(tmp_path, change)
+    assert checked(path) == 78
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.match(rf"{path}:[1-9][0-9]*:[1-9][0-9]*: .*{expected}", err), err
+
+
+def test_a_jail_without_its_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, server(chroot=str(tmp_path)))
+    assert checked(path) == 78
+    assert "server.chroot: it must contain etc/resolv.conf, etc/hosts, etc/nsswitch.conf" in capsys.readouterr().err
+
+
+def test_a_key_that_does_not_fit_its_certificate_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = Authority(tmp_path / "ca")
+    one, other = ours.server(), ours.server()
+    path = written(tmp_path, server(tls={"enabled": True, "cert": one.certificate, "key": other.key}))
+    assert checked(path) == 78
+    assert "server.tls.cert: " in capsys.readouterr().err
+
+
+def world_writable(config: dict[str, Any], directory: Path) -> None:
+    unix(mode="0666")(config, directory)
+
+
+def sasl(config: dict[str, Any], directory: Path) -> None:
+    config["server"]["listen"].append(listener("dovecot_sasl", "login", 23452))
+    config["dovecot_sasl"] = {"login": {"target": "http://api.example.com/", "timeout": "10s"}}
+
+
+WARNED = {
+    "skip_verify": (server(tls={"enabled": True, "skip_verify": True}), "server.tls.skip_verify: warning: "),
+    "TLS files without enabled": (server(tls={"root_ca": "/etc/ca.pem"}), "server.tls.root_ca: warning: has no effect"),
+    "world-writable socket": (world_writable, "listen\\[0\\].mode: warning: every user of this machine"),
+    "a SASL timeout": (sasl, "dovecot_sasl.login.timeout: warning: Postfix gives up after 10 s"),
+    "passwords over http": (sasl, "dovecot_sasl.login.target: warning: passwords are sent to another machine"),
+    "a timeout": (entry(timeout="101s"), "users.timeout: warning: Postfix gives up after 100 s"),
+    "404 is expected": (entry(status_code=[200, 404], error_field=""), "users.status_code: warning: with 404"),
+    "an unreachable entry": (
+        lambda config, _: config["policy_services"].update(lost=policy("http://127.0.0.1/")),
+        "policy_services.lost: warning: no listener of kind policy_service has this name",
+    ),
+    "credentials over http": (
+        entry(target="http://api.example.com/", http_auth_basic="a:b"),
+        "users.target: warning: credentials are sent to another machine",
+    ),
+    "more workers than memory": (
+        server(
+            listen=[
+                listener("socket_map", "users", 20000 + number, worker_pool={"max_workers": 1000})
+                for number in range(256)
+            ]
+        ),
+        "warning: 256000 workers",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_is_unwise_is_a_warning(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, expected = WARNED[case]
+    path = written(tmp_path, change)
+    assert checked(path) == 0, capsys.readouterr().err
+    assert re.search(expected, capsys.readouterr().out)
+    assert checked(path, "--strict") == 78
+
+
+def test_a_secret_that_everybody_can_read_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, entry(http_auth_basic="api:secret"))
+    assert checked(path) == 0
+    assert "every user" not in capsys.readouterr().out
+    path.chmod(0o644)
+    assert checked(path) == 0
+    shown = capsys.readouterr().out
+    assert "http_auth_basic: warning: this secret is in a file that every user of this machine can read" in shown
+    assert "api:secret" not in shown
+    (tmp_path / "secret").write_text("api:secret\n")
+    (tmp_path / "secret").chmod(0o644)
+    path = written(tmp_path, entry(http_auth_basic_file="secret"))
+    assert checked(path) == 0
+    assert "http_auth_basic_file: warning: every user of this machine can read that file" in capsys.readouterr().out
+
+
+def test_nothing_to_warn_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, server(run_as_user="nobody"))
+    assert checked(path, "--strict") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{path}: ok" and all("not checked" in line for line in shown[1:])
+
+
+def test_migrate_lists_what_differs_key_by_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, entry(payload='{"k": "{{ .Key }}"}'))
+    assert checked(path, "--migrate") == 0
+    shown = capsys.readouterr().out
+    assert "socket_maps.users.payload: placeholders in a JSON string are escaped" in shown
+    assert "socket_maps.users.value_field: is a path" in shown
+    assert "server.worker_pool.max_workers: workers are processes" in shown
+    assert "http_client" not in shown
+
+
+def test_connect_says_for_each_backend_whether_it_can_be_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    ours = Authority(tmp_path / "ca")
+    pair = ours.server()
+    with ThreadBackend(ServerTls(pair.certificate, pair.key)) as secure, ThreadBackend() as plain:
+        closed = ports.free()
+
+        def change(config: dict[str, Any], directory: Path) -> None:
+            config["server"]["tls"] = {"enabled": True, "root_ca": ours.certificate}
+            config["socket_maps"] = {
+                "users": socket_map(f"https://127.0.0.1:{secure.port}/x?key={{{{ .Key }}}}"),
+                "more": socket_map(f"https://127.0.0.1:{secure.port}/y"),
+                "plain": socket_map(f"http://127.0.0.1:{plain.port}/"),
+            }
+            config["policy_services"]["checks"]["target"] = f"http://127.0.0.1:{plain.port}/"
+
+        path = written(tmp_path, change)
+        assert checked(path, "--connect") == 0
+        lines = capsys.readouterr().out.splitlines()
+        [line] = [line for line in lines if line.startswith("https://")]
+        assert line.startswith(f"https://127.0.0.1:{secure.port}: connected, certificate verified, valid for ")
+        assert f"http://127.0.0.1:{plain.port}: connected" in lines
+
+        def broken(config: dict[str, Any], directory: Path) -> None:
+            change(config, directory)
+            del config["server"]["tls"]
+            config["socket_maps"]["plain"]["target"] = f"http://127.0.0.1:{closed}/"
+
+        assert checked(written(tmp_path, broken), "--connect") == 69
+        shown = capsys.readouterr().out
+        assert f"http://127.0.0.1:{closed}: cannot connect to 127.0.0.1" in shown
+        assert "certificate" in next(line for line in shown.splitlines() if line.startswith("https://"))
