@@ -15,6 +15,9 @@ from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS
 FILE = "_file"
 """The value of `client_secret` can also be in the file named by `client_secret_file`, and so on."""
 
+IDLE_CONNECTIONS = 20
+"""The default of the numbers of idle connections, unless there are more workers."""
+
 
 def alternative_key(key: str) -> str:
     """The other key that can give the same value: `client_secret_file` for `client_secret`, and the reverse."""
@@ -93,17 +96,22 @@ def fill(node: Node, part: schema.Subschema) -> None:
 
 
 def derive(root: Node, processors: int) -> None:
-    """Add the defaults that depend on other values: the sizes of pools (on the number of processors), and timeouts."""
+    """Add the defaults that depend on other values: the sizes of pools (on the number of processors), idle connections (on
+    the number of workers), and timeouts."""
     server = root.value["server"]
     pool = server.value["worker_pool"]
     _set_default(pool, "max_workers", max(8, 2 * processors))
     _set_default(pool, "max_queue", 10 * pool.scalar("max_workers"))
+    workers = pool.scalar("max_workers")
     for listener in server.value.get("listen", server.child("listen", [])).value:
         own = listener.get("worker_pool")
         if own is not None:
             _set_default(own, "max_workers", pool.scalar("max_workers"))
             _set_default(own, "max_queue", 10 * own.scalar("max_workers"))
             _set_default(own, "max_requests", pool.scalar("max_requests"))
+            workers += own.scalar("max_workers")
+    for key in ("max_idle_connections", "max_idle_connections_per_host"):
+        _set_default(server.value["http_client"], key, max(IDLE_CONNECTIONS, workers))
     for kind, section in SECTIONS.items():
         for entry in root.value[section].value.values():
             if kind != DOVECOT_SASL:

@@ -12,7 +12,6 @@ from pfxhttpd.config.settings import (
     SOCKET_MAP,
     BackendOidc,
     Entry,
-    HttpClient,
     SaslOidc,
     Settings,
 )
@@ -63,7 +62,7 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
     transport = Transport(
         tls,
         idle=server.http_client.idle_connection_timeout,
-        max_idle=_idle_connections(server.http_client, context.pool.max_workers),
+        max_idle=context.connection_limit.max_idle,
         limiter=context.connection_limit,
         on_wait=status.show_entry,
     )
@@ -102,13 +101,6 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
         DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger, token_logins),
     }
     return Services(by_kind, transport, cache, status)
-
-
-def _idle_connections(client: HttpClient, workers: int) -> int:
-    """How many unused connections one worker may keep: its part of all, but at least one unless none are wanted."""
-    if not (client.max_idle_connections and client.max_idle_connections_per_host):
-        return 0
-    return max(1, client.max_idle_connections // workers)
 
 
 def _breaker(target: str, timeout: float, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:

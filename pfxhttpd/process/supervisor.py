@@ -163,7 +163,11 @@ class Supervisor:
                 targets=generation.targets,
                 cache=CacheClient(self._cache_directory, self._authkey),
                 connection_limit=connection_limit.ConnectionLimit(
-                    self._limit_file, client.max_connections_per_host, len(worker_keys(generation))
+                    self._limit_file,
+                    client.max_connections_per_host,
+                    len(worker_keys(generation)),
+                    client.max_idle_connections,
+                    client.max_idle_connections_per_host,
                 ),
             )
             Worker(context, generation.settings, generation.tls, generation.logger).run()

@@ -127,6 +127,22 @@ def test_pools(accepted: Any) -> None:
     assert pools("worker_pool:", ", worker_pool: ")[1] is None
 
 
+def test_idle_connections(accepted: Any) -> None:
+    """As many as there are workers, so that each can keep one."""
+
+    def idle(server: str, listener: str = "") -> tuple[int, int]:
+        client = accepted(
+            f"server:\n  {server}\n  listen: [{{kind: socket_map, name: a, port: 1{listener}}}]\n"
+            "socket_maps: {a: {target: 'http://h/', value_field: v}}"
+        ).settings.server.http_client
+        return client.max_idle_connections, client.max_idle_connections_per_host
+
+    assert idle("worker_pool: {max_workers: 3}") == (20, 20)
+    assert idle("worker_pool: {max_workers: 30}") == (30, 30)
+    assert idle("worker_pool: {max_workers: 30}", ", worker_pool: {max_workers: 5}") == (35, 35)
+    assert idle("http_client: {max_idle_connections: 2}\n  worker_pool: {max_workers: 30}") == (2, 30)
+
+
 def test_timeouts(accepted: Any) -> None:
     text = (
         "server: {http_client: {timeout: 20s}, listen: [{kind: socket_map, name: a, port: 1}]}\n"

@@ -39,9 +39,9 @@ def later() -> float:
 class Worker:
     """A process that acquires and releases permits on command."""
 
-    def __init__(self, file: int, limit: int, workers: int = 99) -> None:
+    def __init__(self, file: int, limit: int, workers: int = 99, *idle: int) -> None:
         self._mine, theirs = FORK.Pipe()
-        self.process = FORK.Process(target=_work, args=(theirs, file, limit, workers), daemon=True)
+        self.process = FORK.Process(target=_work, args=(theirs, file, limit, workers, *idle), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -61,8 +61,8 @@ class Worker:
         self.process.join()
 
 
-def _work(pipe: Connection, file: int, limit: int, workers: int) -> None:
-    limiter = ConnectionLimit(file, limit, workers)
+def _work(pipe: Connection, file: int, limit: int, workers: int, *idle: int) -> None:
+    limiter = ConnectionLimit(file, limit, workers, *idle)
     while True:
         verb, arguments = pipe.recv()
         try:
@@ -189,6 +189,56 @@ def test_nothing_is_checked_where_there_are_enough_permits(file: int):
     limiter = ConnectionLimit(file, limit=3, workers=3)
     assert not limiter.scarce and limiter.linger == float("inf")
     assert limiter.is_contended(limiter.acquire(HERE, later())) is False
+
+
+# -- idle connections -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keepers(file: int) -> Iterator[list[Worker]]:
+    """Three workers that may keep two idle connections, one to each origin."""
+    workers = [Worker(file, 99, 3, 2, 1) for _ in range(3)]
+    yield workers
+    for worker in workers:
+        worker.stop()
+
+
+def test_idle_connections_are_limited_in_all_and_for_each_origin(keepers: list[Worker]):
+    one, two, three = keepers
+    here, there, elsewhere = (
+        worker.do("acquire", origin, later())
+        for worker, origin in zip(keepers, (HERE, THERE, ("http", "c.example", 80)), strict=True)
+    )
+    also_here = two.do("acquire", HERE, later())
+    assert one.do("keep_idle", here) is True
+    assert two.do("keep_idle", also_here) is False, "this origin has its one already"
+    assert two.do("keep_idle", there) is True
+    assert three.do("keep_idle", elsewhere) is False, "there are two in all"
+    one.do("end_idle", here)
+    assert three.do("keep_idle", elsewhere) is True
+    two.do("release", there)
+    assert two.do("keep_idle", also_here) is True
+
+
+def test_the_idle_connections_of_a_dead_worker_are_not_counted(keepers: list[Worker]):
+    one, two, _ = keepers
+    assert one.do("keep_idle", one.do("acquire", HERE, later())) is True
+    permit = two.do("acquire", HERE, later())
+    assert two.do("keep_idle", permit) is False
+    os.kill(one.process.pid, signal.SIGKILL)
+    one.process.join()
+    assert two.do("keep_idle", permit) is True
+
+
+@pytest.mark.parametrize(
+    ("idle", "idle_per_host", "max_idle", "scarce"),
+    [(20, 20, 5, False), (4, 4, 1, False), (3, 4, 3, True), (4, 3, 1, True), (0, 4, 0, False), (3, 0, 0, False)],
+)
+def test_permits_for_idle_connections_are_used_only_where_workers_have_to_share(
+    idle: int, idle_per_host: int, max_idle: int, scarce: bool, file: int
+):
+    limiter = ConnectionLimit(file, 99, 4, idle, idle_per_host)
+    assert (limiter.max_idle, limiter.idle_scarce) == (max_idle, scarce)
 
 
 # -- and the transport ----------------------------------------------------------------------------------------------

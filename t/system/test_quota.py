@@ -121,6 +121,67 @@ def test_old_and_new_workers_share_the_places():
         assert rule.most == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({}, [6, 6]),
+        ({"max_idle_connections_per_host": 1}, [1, 1]),
+        ({"max_idle_connections_per_host": 0}, [0, 0]),
+        ({"max_idle_connections_per_host": 2, "max_idle_connections": 12}, [2, 2]),
+    ],
+    ids=str,
+)
+def test_all_workers_together_keep_so_many_idle_connections(limits: dict[str, int], kept: list[int]):
+    workers = 6
+    with (
+        ThreadBackend() as one,
+        ThreadBackend() as other,
+        Site(
+            {"one": socket_map(one.url("/map")), "other": socket_map(other.url("/map"))},
+            workers=workers,
+            http_client=limits,
+        ) as site,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(site.client()) for _ in range(workers)]
+        for name, backend in {"one": one, "other": other}.items():
+            rule = Crowded()
+            rule.gate.clear()
+            backend.answer("/map", rule)
+            for number, client in enumerate(clients):
+                client.send(name, f"{number}")
+            backend.wait_requests(workers)  # every worker has a connection
+            rule.gate.set()
+            assert [client.reply() for client in clients] == [f"OK {number}" for number in range(workers)]
+        one.wait_open_connections(kept[0])
+        other.wait_open_connections(kept[1])
+        assert clients[0].ask("one", "again") == "OK again"
+
+
+def test_all_workers_together_keep_so_many_idle_connections_to_all_backends():
+    workers = 6
+    with (
+        ThreadBackend() as backend,
+        Site(
+            {"map": socket_map(backend.url("/map"))}, workers=workers, http_client={"max_idle_connections": 2}
+        ) as site,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(site.client()) for _ in range(workers)]
+        for turn in ("first", "second"):
+            rule = Crowded()
+            rule.gate.clear()
+            backend.answer("/map", rule)
+            backend.forget()
+            for client in clients:
+                client.send("map", turn)
+            backend.wait_requests(workers)
+            rule.gate.set()
+            assert [client.reply() for client in clients] == [f"OK {turn}"] * workers
+            backend.wait_open_connections(2)
+        assert backend.connections() == workers + workers - 2, "two were used again"
+
+
 def _connected(pid: int, port: int) -> bool:
     """Whether a process has a connection to a port of the loopback: its descriptors against /proc/net/tcp."""
     inodes = set()

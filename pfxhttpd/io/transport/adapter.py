@@ -45,9 +45,17 @@ class ConnectionLimit(Protocol):
     def is_contended(self, permit: Any) -> bool:
         """Whether another process waits for a permit like this one."""
 
+    idle_scarce: bool
+    """Whether `keep_idle` has to be asked."""
+
+    def keep_idle(self, permit: Any) -> bool:
+        """Whether the connection may be kept while it is idle; `end_idle` or `release` ends that."""
+
+    def end_idle(self, permit: Any) -> None: ...
+
 
 class _Unlimited:
-    scarce = False
+    scarce = idle_scarce = False
     linger = float("inf")
 
     def acquire(self, origin: Origin, deadline: float) -> Hashable:
@@ -58,6 +66,12 @@ class _Unlimited:
 
     def is_contended(self, permit: Any) -> bool:
         return False
+
+    def keep_idle(self, permit: Any) -> bool:
+        return True
+
+    def end_idle(self, permit: Any) -> None:
+        pass
 
 
 class _PooledConnection:
@@ -175,6 +189,8 @@ class Transport(BaseAdapter):
         connection = self._pool.pop(key, None)
         if connection is None:
             return None
+        if self._limiter.idle_scarce:
+            self._limiter.end_idle(connection.permit)
         if time.monotonic() - connection.used < self.idle_timeout:
             return connection
         self._drop(connection)
@@ -197,6 +213,9 @@ class Transport(BaseAdapter):
         self._limiter.release(connection.permit)
 
     def _put_back(self, key: Hashable, connection: _PooledConnection) -> None:
+        if self._limiter.idle_scarce and not self._limiter.keep_idle(connection.permit):
+            self._drop(connection)
+            return
         now = connection.used = time.monotonic()
         self._pool[key] = connection
         if len(self._pool) > self._max_idle:
