@@ -183,7 +183,7 @@ class Master:
             if self._log.error:
                 self._log.error("Process cannot be started", reason=reason)
             self._fail_start(reason, os.EX_OSERR)
-        if now >= self._ticked_at + self._tick:
+        if now >= self._ticked_at + self._tick and not self._stop_deadline:
             self._ticked_at = now
             self._supervisor.kill_stuck(now)
             self._watch(now)
