@@ -77,5 +77,5 @@ def _typed(text: str, part: schema.Subschema) -> Any:
     if "boolean" in types:
         return _BOOLEANS.get(text.strip().lower(), text)
     if "integer" in types and _INTEGER.fullmatch(text.strip()):
-        return int(text)
+        return int(text.strip())  # int() itself does not take all blanks
     return text

@@ -275,6 +275,7 @@ ENVIRONMENT_VALUES = st.one_of(
     ),
     command=st.sampled_from(["check", "config"]),
 )
+@example(environment={"PFXHTTP_SERVER_CIRCUIT_BREAKER_FAILURES": "7\x1f"}, command="check")
 def test_overrides_from_the_environment(tmp_path: Path, environment: Mapping[str, str], command: str) -> None:
     path = tmp_path / "pfxhttp.yml"
     path.write_text(valid("yml", tmp_path))
