@@ -119,7 +119,7 @@ def test_an_offence_is_noticed(module: str, source: str, complaint: str) -> None
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("pfxhttpd.wire.socketmap", "from pfxhttpd.wire import netstring\nfrom . import text"),
+        ("pfxhttpd.wire.socketmap", "from pfxhttpd.wire import netstring\nfrom . import sanitize"),
         (
             "pfxhttpd.rules.verdict",
             "import json\nfrom pfxhttpd.config.settings import Entry\nfrom pfxhttpd import __version__",

@@ -15,8 +15,8 @@ from pfxhttpd.config.load import Loaded
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print `PATH: ok`, then what is unwise. Raises `ConfigError` with everything that is wrong."""
     # Imported here because they need the modules of the server.
-    from pfxhttpd.cli import check_machine, migration
-    from pfxhttpd.service import reachability
+    from pfxhttpd.cli import check_machine, check_migration
+    from pfxhttpd.service import connect_check
 
     path = configuration.path(options, environ)
     loaded = configuration.load(path, options.format, environ)
@@ -31,10 +31,10 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     for text in check_machine.unseen(loaded.settings):
         print(f"{path}: not checked: {text}")
     if options.migrate:
-        for problem in migration.differences(configuration.tree(path, options.format, environ)):
+        for problem in check_migration.differences(configuration.tree(path, options.format, environ)):
             print(f"{problem}")
     if options.connect:
-        for finding in reachability.findings(loaded.settings):
+        for finding in connect_check.findings(loaded.settings):
             print(finding.text, flush=True)
             code = os.EX_UNAVAILABLE if finding.failed and code == os.EX_OK else code
     return code

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pfxhttpd.config import source
+from pfxhttpd.config import config_file
 from pfxhttpd.config.node import Node
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def path(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
     """The file named by --config, else the first that is found. Raises `ConfigError` when there is none."""
-    return options.config or source.search(environ.get("HOME", ""), os.getcwd())
+    return options.config or config_file.search(environ.get("HOME", ""), os.getcwd())
 
 
 def tree(file: str, format: str | None, environ: Mapping[str, str]) -> Node:
     """The file as a tree that is not validated. Raises `ConfigError` when the file cannot be read or parsed."""
-    root, _ = source.tree(source.read(file), file, source.chosen_format(file, format), environ)
+    root, _ = config_file.tree(config_file.read(file), file, config_file.chosen_format(file, format), environ)
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pfxhttpd import __version__
 from pfxhttpd.config.values import seconds
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 DEMO_PORT = 23450
 """The first port of the demo unless another is given."""

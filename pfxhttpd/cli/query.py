@@ -20,7 +20,7 @@ from pfxhttpd.cli.postfix_client import PERMANENT, Reply
 from pfxhttpd.cli.server_address import Address
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP
 from pfxhttpd.wire import ProtocolError
-from pfxhttpd.wire.text import clean
+from pfxhttpd.wire.sanitize import clean
 
 PLAIN = "PLAIN"
 

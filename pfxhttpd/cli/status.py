@@ -13,7 +13,7 @@ from typing import Any
 
 from pfxhttpd.cli import running_server
 from pfxhttpd.process import status_text
-from pfxhttpd.wire.text import clean
+from pfxhttpd.wire.sanitize import clean
 
 DEGRADED = 1
 """The exit code when something is wrong."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 _LONGEST_NAME = 4096
 

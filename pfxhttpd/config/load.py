@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from pfxhttpd.config import build, defaults, schema, source
+from pfxhttpd.config import build, config_file, defaults, schema
 from pfxhttpd.config.checks import listener_problems, merged_problems, server_problems, written_problems
 from pfxhttpd.config.errors import ConfigError, Problem
 from pfxhttpd.config.node import Node
@@ -37,12 +37,12 @@ class Loaded:
 
 def load(path: str, format: str | None, environ: Mapping[str, str], checks: Sequence[Check] = ()) -> Loaded:
     """Read, merge and check a configuration file. Raises `ConfigError` with every mistake found."""
-    return load_text(source.read(path), path, source.chosen_format(path, format), environ, checks)
+    return load_text(config_file.read(path), path, config_file.chosen_format(path, format), environ, checks)
 
 
 def load_text(text: str, file: str, format: str, environ: Mapping[str, str], checks: Sequence[Check] = ()) -> Loaded:
     """The same for a text. `file` names it in messages, and relative paths start from its directory."""
-    root, problems = source.tree(text, file, format, environ)
+    root, problems = config_file.tree(text, file, format, environ)
     problems += validate(root)
     problems += listener_problems(root)
     problems += server_problems(root)

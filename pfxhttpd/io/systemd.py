@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping
 
 from pfxhttpd.config.settings import Listener
 from pfxhttpd.io import SetupError
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 FIRST_DESCRIPTOR = 3
 """The first descriptor that systemd passes, sd_listen_fds(3)."""

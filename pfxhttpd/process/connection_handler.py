@@ -22,7 +22,7 @@ from pfxhttpd.process.child import error_location
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.service import CloseConnection
 from pfxhttpd.service.log_context import connection_fields
-from pfxhttpd.service.minute_limit import MinuteLimit
+from pfxhttpd.service.log_limit import MinuteLimit
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.recognize import DOVECOT, POLICY, SOCKETMAP, recognize
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfxhttpd.config.settings import Pool
+from pfxhttpd.io.backend_connection_limit import ConnectionLimit
 from pfxhttpd.io.cache.client import CacheClient
-from pfxhttpd.io.connection_limit import ConnectionLimit
 from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 

@@ -27,7 +27,7 @@ from pfxhttpd.io import SetupError
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
-from pfxhttpd.process import control_server, pool_load, status, status_text, target_log
+from pfxhttpd.process import control_server, pool_load, status, status_text, target_failure_log
 from pfxhttpd.process.child import State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.field_hint import FieldHints
@@ -196,7 +196,7 @@ class Master:
         supervisor.totals.sample(now)
         loads = pool_load.pool_loads(supervisor.generation, board, supervisor.children.values())
         self._saturation.look(loads, now, self._log)
-        target_log.log_counts(supervisor.generation, board, supervisor.totals, now)
+        target_failure_log.log_counts(supervisor.generation, board, supervisor.totals, now)
         self._field_hints.look(supervisor.generation, supervisor.totals)
 
     def _reap(self) -> None:

@@ -24,12 +24,12 @@ from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.rules.breaker import BreakerRule
 from pfxhttpd.service.backend import Backend, plain_target, proxies_for
 from pfxhttpd.service.breaker import SharedBreaker
-from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.cache_buffer import CacheBuffer
 from pfxhttpd.service.entry_report import EntryReport
-from pfxhttpd.service.oidc.backend import BackendToken
+from pfxhttpd.service.oidc.backend_token import BackendToken
 from pfxhttpd.service.oidc.login import TokenLogin
 from pfxhttpd.service.oidc.provider import Provider, breaker_target, login_providers, providers_of
-from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.shared_documents import SharedDocuments
 from pfxhttpd.service.oidc.validator import TokenValidator
 from pfxhttpd.service.policy import PolicyService
 from pfxhttpd.service.sasl import SaslService

@@ -16,7 +16,7 @@ from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
 from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.supervisor import Supervisor
-from pfxhttpd.process.target_log import last_error
+from pfxhttpd.process.target_failure_log import last_error
 from pfxhttpd.rules.breaker import STATE_NAMES
 from pfxhttpd.service.backend import plain_target
 from pfxhttpd.service.oidc.provider import breaker_target

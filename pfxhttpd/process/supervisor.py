@@ -16,7 +16,7 @@ from functools import partial
 
 from setproctitle import setproctitle
 
-from pfxhttpd.io import connection_limit, handoff, listen
+from pfxhttpd.io import backend_connection_limit, handoff, listen
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
@@ -58,7 +58,7 @@ class Supervisor:
         self.cache_client = CacheClient(cache_directory, self._authkey)
         """The master's own connection to the cache; each worker makes one for itself."""
         self._arrivals, self._arrivals_sender = handoff.socket_pair()
-        self._limit_file = connection_limit.lock_file()
+        self._limit_file = backend_connection_limit.lock_file()
         self.unapplied_configs = 0
         """How many configurations parking has been sent and does not use yet."""
         self._to_drain: list[Child] = []
@@ -162,7 +162,7 @@ class Supervisor:
                 generation=generation.number,
                 targets=generation.targets,
                 cache=CacheClient(self._cache_directory, self._authkey),
-                connection_limit=connection_limit.ConnectionLimit(
+                connection_limit=backend_connection_limit.ConnectionLimit(
                     self._limit_file,
                     client.max_connections_per_host,
                     len(worker_keys(generation)),

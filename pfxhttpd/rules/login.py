@@ -13,7 +13,7 @@ from pfxhttpd.config.settings import Entry
 from pfxhttpd.rules.breaker import SERVER_ERROR, Outcome, outcome_of
 from pfxhttpd.rules.response import BackendError, BackendResponse, check_status
 from pfxhttpd.wire.dovecot_exchange import Attempt
-from pfxhttpd.wire.text import account_error, one_line
+from pfxhttpd.wire.sanitize import account_error, one_line
 
 _FIELDS = {
     "client_ip": "rip",
@@ -32,7 +32,7 @@ _NO_REASON = "authentication failed"
 
 
 class LoginAccepted(NamedTuple):
-    """The backend accepted the user. `account` is the name to report; it is fit for the wire (`wire.text`)."""
+    """The backend accepted the user. `account` is the name to report; it is fit for the wire (`wire.sanitize`)."""
 
     account: str
 

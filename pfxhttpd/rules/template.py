@@ -25,7 +25,7 @@ from pfxhttpd.rules.encoding import (
     url_layers,
     xml_layers,
 )
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 Request = str | Mapping[str, str]
 """What a template is rendered for: the key of a lookup, or the attributes of a policy request."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from pfxhttpd.config.settings import SaslOidc
 from pfxhttpd.rules.jwt import TokenRefused
-from pfxhttpd.wire.text import account_error
+from pfxhttpd.wire.sanitize import account_error
 
 Claims = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from pfxhttpd.config.settings import POLICY_SERVICE, Entry
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse
 from pfxhttpd.rules.value import UnsupportedValue, find, render
 from pfxhttpd.wire import policy, socketmap
+from pfxhttpd.wire.sanitize import clean, one_line
 from pfxhttpd.wire.socketmap import NOT_FOUND, SocketMapReply
-from pfxhttpd.wire.text import clean, one_line
 
 _UNNAMED_ERROR = "backend reports an error"
 

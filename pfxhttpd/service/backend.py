@@ -23,7 +23,7 @@ from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.entry_report import EntryReport
-from pfxhttpd.service.oidc.backend import BackendToken
+from pfxhttpd.service.oidc.backend_token import BackendToken
 from pfxhttpd.service.worker_status import WorkerStatus
 
 Question = str | Mapping[str, str]

@@ -17,7 +17,7 @@ from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED,
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
 from pfxhttpd.rules.value import MISSING, find
 from pfxhttpd.service.breaker import BreakerOpen
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 _FIELDS = {SOCKET_MAP: "map", POLICY_SERVICE: "policy", DOVECOT_SASL: "sasl"}
 """The log field that holds an entry's name, by its kind."""

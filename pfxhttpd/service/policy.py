@@ -12,7 +12,7 @@ from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import policy_action
 from pfxhttpd.service.backend import Backend
-from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.cache_buffer import CacheBuffer
 from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.wire import policy
 

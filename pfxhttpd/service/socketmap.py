@@ -11,9 +11,9 @@ from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import failure_reply, map_reply
 from pfxhttpd.service.backend import Backend
-from pfxhttpd.service.cache import CacheBuffer
+from pfxhttpd.service.cache_buffer import CacheBuffer
 from pfxhttpd.service.log_context import LogContext
-from pfxhttpd.service.minute_limit import MinuteLimit
+from pfxhttpd.service.log_limit import MinuteLimit
 from pfxhttpd.wire import socketmap
 from pfxhttpd.wire.socketmap import OK, PERM, BadQuery, SocketMapReply
 

@@ -33,7 +33,7 @@ from pfxhttpd.wire import dovecot_lines
 from pfxhttpd.wire.dovecot_exchange import Attempt, Exchange, FrozenExchange, State
 from pfxhttpd.wire.dovecot_lines import MAJOR, cont, decode_base64, fail, ok, parse_request_id
 from pfxhttpd.wire.mechanisms import BadMessage, Mechanism
-from pfxhttpd.wire.text import account_error, one_line
+from pfxhttpd.wire.sanitize import account_error, one_line
 
 OPEN_LIMIT = 64
 """Number of exchanges that may be open at once on one connection."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.mechanisms import BadMessage, Mechanism
-from pfxhttpd.wire.text import account_error, clean, one_line
+from pfxhttpd.wire.sanitize import account_error, clean, one_line
 
 MAJOR, MINOR = 1, 2
 """The version of the protocol."""

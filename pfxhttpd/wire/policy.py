@@ -11,7 +11,7 @@ import re
 
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.recognize import SOCKETMAP, recognize
-from pfxhttpd.wire.text import clean
+from pfxhttpd.wire.sanitize import clean
 
 REQUEST_LIMIT = 64 * 1024
 """Size of the largest request in bytes, including the empty line at its end."""

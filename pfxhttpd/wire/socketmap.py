@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pfxhttpd.wire import ProtocolError, netstring
-from pfxhttpd.wire.text import clean, one_line
+from pfxhttpd.wire.sanitize import clean, one_line
 
 REQUEST_LIMIT = 100_000
 """Size of the largest request's payload in bytes. Postfix's own limit, for requests and replies."""

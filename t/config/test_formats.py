@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pfxhttpd.config import source
+from pfxhttpd.config import config_file
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.node import MAX_DEPTH, Node, dotted
 
@@ -23,7 +23,7 @@ def locations(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
         for _, child in node.children():
             walk(child)
 
-    root, problems = source.parse(text, "f", form)
+    root, problems = config_file.parse(text, "f", form)
     assert not problems
     walk(root)
     del found[""]
@@ -33,7 +33,7 @@ def locations(text: str, form: str) -> dict[str, tuple[int, int, int, int]]:
 def reason(text: str | bytes, form: str = "yaml") -> str:
     """The one problem of a text that cannot be read, as a line."""
     with pytest.raises(ConfigError) as caught:
-        source.parse(source.decode(text.encode() if isinstance(text, str) else text, "f"), "f", form)
+        config_file.parse(config_file.decode(text.encode() if isinstance(text, str) else text, "f"), "f", form)
     (problem,) = caught.value.problems
     assert "\n" not in str(problem)
     return str(problem)
@@ -114,7 +114,7 @@ def test_toml_locations() -> None:
 
 def test_a_number_remembers_how_it_was_written() -> None:
     for text, form in (("a: 0x10", "yaml"), ('{"a": 1.0}', "json"), ("a = 1_000", "toml")):
-        root, _ = source.parse(text, "f", form)
+        root, _ = config_file.parse(text, "f", form)
         assert root.get("a").text == text.strip("}").split()[-1]
 
 
@@ -125,7 +125,7 @@ two: {<<: *one, b: 3}
 three: {b: 4, <<: [{a: 5, c: 6}, *one]}
 four: *one
 """
-    root, problems = source.parse(text, "f", "yaml")
+    root, problems = config_file.parse(text, "f", "yaml")
     assert not problems
     assert root.plain() == {
         "one": {"a": 1, "b": 2},
@@ -138,7 +138,7 @@ four: *one
 
 def test_yaml_types() -> None:
     text = "{a: yes, b: off, c: 0x1F, d: 1e3, e: ~, f: 2020-01-01, g: 1.5, h: '5', i: !!str 5, j: =, k: 12:34, l: .inf, 1: m, yes: n}"
-    root, problems = source.parse(text, "f", "yaml")
+    root, problems = config_file.parse(text, "f", "yaml")
     assert not problems
     assert root.plain() == {
         "a": True,
@@ -277,7 +277,7 @@ def test_the_deepest_allowed_nesting_is_read() -> None:
         ("json", '{"a": ' + "[" * deep + "]" * deep + "}"),
         ("toml", "a = " + "[" * deep + "]" * deep),
     ):
-        source.parse(text, "f", form)
+        config_file.parse(text, "f", form)
 
 
 def test_aliases_that_expand_too_far() -> None:

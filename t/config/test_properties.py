@@ -13,20 +13,20 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pfxhttpd.cli.config import as_yaml
-from pfxhttpd.config import schema, source
+from pfxhttpd.config import config_file, schema
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import Loaded, load_text
 
 slow = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-FORMATS = st.sampled_from(source.FORMATS)
+FORMATS = st.sampled_from(config_file.FORMATS)
 VALID = (Path(__file__).parent / "manual/overview.yml").read_text()
 
 
 def outcome(content: bytes | str, form: str) -> Loaded | ConfigError:
     """The result of loading. Problems are checked for their form."""
     try:
-        text = source.decode(content, "f") if isinstance(content, bytes) else content
+        text = config_file.decode(content, "f") if isinstance(content, bytes) else content
         return load_text(text, "f", form, {})
     except ConfigError as caught:
         error = caught
@@ -269,7 +269,7 @@ def test_what_loads_loads_again_from_its_effective_document(document: dict[str, 
         assert again.settings == loaded.settings
 
 
-@pytest.mark.parametrize("form", source.FORMATS)
+@pytest.mark.parametrize("form", config_file.FORMATS)
 def test_valid_files_are_among_the_generated(form: str) -> None:
     plain = yaml.safe_load(VALID)
     text = {

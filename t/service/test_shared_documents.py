@@ -12,8 +12,8 @@ from kit.oidc.scripted import LocalCache, ScriptedProvider, Worker, soon
 
 from pfxhttpd.io.cache.documents import Document, Offer
 from pfxhttpd.rules.response import BackendError
-from pfxhttpd.service.oidc.backend import BackendToken
-from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.backend_token import BackendToken
+from pfxhttpd.service.oidc.shared_documents import SharedDocuments
 
 
 class CountingCache(LocalCache):

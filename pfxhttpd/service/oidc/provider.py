@@ -21,7 +21,7 @@ from pfxhttpd.rules.discovery import Discovery, parse_discovery
 from pfxhttpd.rules.key_set import KeySet, parse_key_set
 from pfxhttpd.rules.response import BackendError, BackendResponse
 from pfxhttpd.service.breaker import BreakerOpen
-from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.shared_documents import SharedDocuments
 
 DISCOVERY_LIFETIME = 3600.0
 """Seconds after which the discovery document is fetched again, in case an endpoint has changed."""

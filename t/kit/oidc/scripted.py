@@ -21,7 +21,7 @@ from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.rules.breaker import Outcome
 from pfxhttpd.service.oidc.provider import Provider
-from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.shared_documents import SharedDocuments
 from pfxhttpd.service.oidc.validator import TokenValidator
 
 DISCOVERY = "/.well-known/openid-configuration"

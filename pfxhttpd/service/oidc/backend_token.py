@@ -11,7 +11,7 @@ from pfxhttpd.io.cache.documents import Document
 from pfxhttpd.rules.client_authentication import bearer_token, token_form
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.service.oidc.provider import Provider
-from pfxhttpd.service.oidc.shared import SharedDocuments
+from pfxhttpd.service.oidc.shared_documents import SharedDocuments
 
 
 class BackendToken:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from pfxhttpd.wire.text import ACCOUNT_LIMIT, REASON_LIMIT, account_error, clean, one_line
+from pfxhttpd.wire.sanitize import ACCOUNT_LIMIT, REASON_LIMIT, account_error, clean, one_line
 
 ANY_TEXT = some.text(some.characters(exclude_categories=()), max_size=60)
 LINE_BREAKING = "\n\r\t\0\x0b\x0c\x1b\x1f\x7f\x80\x85\x9b\x9f\u2028\u2029"

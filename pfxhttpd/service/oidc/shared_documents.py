@@ -14,7 +14,7 @@ from typing import Protocol
 from pfxhttpd.io.cache.documents import Document, Offer
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.service.breaker import BreakerOpen
-from pfxhttpd.wire.text import one_line
+from pfxhttpd.wire.sanitize import one_line
 
 POLL = 0.02
 """Seconds between checks for a document that another worker is fetching."""

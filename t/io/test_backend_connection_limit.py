@@ -14,7 +14,7 @@ import pytest
 from kit.scripted import Idle, Receive, ReceiveEnd, Scripted, Send, Signal, WaitFor
 from kit.transports import ours
 
-from pfxhttpd.io.connection_limit import ConnectionLimit, Permit, lock_file
+from pfxhttpd.io.backend_connection_limit import ConnectionLimit, Permit, lock_file
 
 HERE, THERE = ("http", "a.example", 80), ("http", "b.example", 80)
 FORK = multiprocessing.get_context("fork")

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from pfxhttpd.config import source
+from pfxhttpd.config import config_file
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import load
 
 
 def test_the_largest_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    path.write_bytes(b"#" * source.MAX_SIZE)
-    assert len(source.read(str(path))) == source.MAX_SIZE
-    path.write_bytes(b"#" * (source.MAX_SIZE + 1))
+    path.write_bytes(b"#" * config_file.MAX_SIZE)
+    assert len(config_file.read(str(path))) == config_file.MAX_SIZE
+    path.write_bytes(b"#" * (config_file.MAX_SIZE + 1))
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        source.read(str(path))
+        config_file.read(str(path))
 
 
 def test_a_byte_order_mark_is_dropped() -> None:
-    assert source.decode(b"\xef\xbb\xbfa: 1", "f") == "a: 1"
+    assert config_file.decode(b"\xef\xbb\xbfa: 1", "f") == "a: 1"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_byte_order_mark_is_dropped() -> None:
     ],
 )
 def test_the_format_is_the_named_one_or_the_extension(name: str, named: str | None, expected: str) -> None:
-    assert source.chosen_format(name, named) == expected
+    assert config_file.chosen_format(name, named) == expected
 
 
 def unreadable(path: str) -> str:
@@ -64,7 +64,7 @@ def test_the_directories_are_searched_in_order(tmp_path: Path) -> None:
     (home / ".pfxhttp").mkdir(parents=True)
     cwd.mkdir()
     with pytest.raises(ConfigError) as caught:
-        source.search(str(home), str(cwd))
+        config_file.search(str(home), str(cwd))
     assert str(caught.value) == (
         "no configuration file: looked for pfxhttp.yml (or .yaml, .toml, .json) in /usr/local/etc/pfxhttp, /etc/pfxhttp, "
         f"{home}/.pfxhttp, {cwd}; name one with --config"
@@ -76,8 +76,8 @@ def test_the_directories_are_searched_in_order(tmp_path: Path) -> None:
         home / ".pfxhttp/pfxhttp.yml",
     ):
         path.write_text("")
-        assert source.search(str(home), str(cwd)) == str(path)
+        assert config_file.search(str(home), str(cwd)) == str(path)
     os.remove(home / ".pfxhttp/pfxhttp.yml")
     (home / ".pfxhttp/pfxhttp.yml").mkdir()
-    assert source.search(str(home), str(cwd)) == str(home / ".pfxhttp/pfxhttp.toml")
-    assert source.search("", str(cwd)) == str(cwd / "pfxhttp.yaml")
+    assert config_file.search(str(home), str(cwd)) == str(home / ".pfxhttp/pfxhttp.toml")
+    assert config_file.search("", str(cwd)) == str(cwd / "pfxhttp.yaml")

@@ -12,8 +12,8 @@ from kit.cache_process import KEY, CacheProcess
 from pfxhttpd.config.settings import ResponseCacheSettings
 from pfxhttpd.io.cache import client
 from pfxhttpd.io.cache.client import CacheClient
-from pfxhttpd.service import cache as room
-from pfxhttpd.service.cache import BATCH, HEAVY, RECENT, CacheBuffer
+from pfxhttpd.service import cache_buffer as room
+from pfxhttpd.service.cache_buffer import BATCH, HEAVY, RECENT, CacheBuffer
 
 # The cache has 100 ms to answer, which is not enough where other tests keep the processors busy.
 pytestmark = pytest.mark.alone
