@@ -1,1 +1,1 @@
-"""One process a file, each read from top to bottom as that process's life."""
+"""The processes of the server: the life of each is in a file of its own, and beside it what it is made of."""
