@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import threading
 import time
+from fcntl import ioctl
 from typing import IO
 
 TAIL = 40
+FIONREAD = 0x541B
 
 
 class Log:
-    """Collects the lines of a stream in a thread until its end."""
+    """Collects the lines of a stream in a thread until its end.
+
+    What a server has written before it answered is found after the answer, however late the thread runs.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._changed = threading.Condition()
@@ -22,23 +29,35 @@ class Log:
         self._thread.start()
 
     def _read(self) -> None:
-        for raw in self._stream:
+        fd, rest = self._stream.fileno(), b""
+        while not self._ended:
+            select.select([fd], [], [])
             with self._changed:
-                self._lines.append(raw.decode("utf-8", "backslashreplace").rstrip("\n"))
+                data = os.read(fd, 1 << 16)
+                *whole, rest = (rest + data).split(b"\n")
+                if not data:
+                    self._ended = True
+                    if rest:
+                        whole.append(rest)
+                self._lines += [line.decode("utf-8", "backslashreplace") for line in whole]
                 self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+
+    def _catch_up(self) -> None:
+        """Wait until all that has been written is among the lines. The caller holds the lock, which reading takes too."""
+        while not self._ended and int.from_bytes(ioctl(self._stream, FIONREAD, bytes(4)), "little"):
+            self._changed.wait()
 
     def lines(self, start: int = 0) -> list[str]:
         """The lines so far, from number `start` on."""
         with self._changed:
+            self._catch_up()
             return self._lines[start:]
 
     @property
     def position(self) -> int:
         """How many lines there are: a mark for `wait_for(..., start=mark)`."""
         with self._changed:
+            self._catch_up()
             return len(self._lines)
 
     @property

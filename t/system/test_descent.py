@@ -280,7 +280,8 @@ def test_the_lookup_of_a_listeners_name_has_a_limit(api: Backend, authority: Aut
         assert server.recv(4096)  # it was asked
         os.kill(daemon.workers()[0], signal.SIGKILL)
         daemon.log.wait_for("Process died")
-        assert daemon.run("status").returncode == 0
+        shown = daemon.run("status")
+        assert shown.returncode == 1 and "1 process died and was replaced" in shown.stdout, shown
 
 
 def test_the_service_manager_hears_from_inside(api: Backend, authority: Authority, jail: Path, tmp_path: Path) -> None:

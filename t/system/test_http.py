@@ -32,7 +32,7 @@ def site(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "unpressed": socket_map(backend.url("/gzip"), http_response_compression=True),
         "both": socket_map(backend.url("/gzip"), http_request_compression=True, http_response_compression=True),
         "headed": socket_map(
-            plain, custom_headers=["X-One: 1", "X-Two: a: b", "User-Agent: mine/1", "Content-Type: text/x-test"]
+            plain, custom_headers=["X-One: 1", "X-Two: a: b", "User-Agent: mine/1", "Content-Type: application/x-test+json"]
         ),
         "known": socket_map(plain, http_auth_basic="user:pass:wörd"),
         "get": socket_map(backend.url("/get") + "?key={{ .Key }}&name={{ .Name }}", method="GET"),
@@ -66,7 +66,7 @@ def test_custom_headers(site: Site, backend: Backend):
     site.ask("headed", "k")
     (request,) = backend.requests()
     assert [request.header(name) for name in ("x-one", "x-two", "user-agent", "content-type")] == [
-        "1", "a: b", "mine/1", "text/x-test",
+        "1", "a: b", "mine/1", "application/x-test+json",
     ]  # fmt: skip
 
 

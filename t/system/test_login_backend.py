@@ -116,7 +116,7 @@ def test_who_is_let_in_as_whom(site: Logins, backend: Backend, user: str):
     expected = {**ACCOUNTS, **REASONS}[user][1]
     with site.client("rejecting" if user.startswith("rejecting") else "odd") as client:
         verb = "OK" if expected.startswith("user=") else f"FAIL\t1\tuser={user}"
-        assert client.plain(user, "password") == (f"OK\t1\t{expected}" if verb == "OK" else f"{verb}\t{expected}")
+        assert client.plain(user, "plum-Zt9") == (f"OK\t1\t{expected}" if verb == "OK" else f"{verb}\t{expected}")
     assert backend.count("/yes") == 0, "redirects are not followed"
 
 

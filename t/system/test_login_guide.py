@@ -28,7 +28,9 @@ def blocks(title: str) -> list[str]:
 def checked(configuration: str, directory: Path) -> subprocess.CompletedProcess[str]:
     (directory / "api.password").write_text("user:password\n")
     path = directory / "pfxhttp.yml"
-    path.write_text(configuration.replace("/etc/pfxhttp/api.password", f"{directory}/api.password"))
+    (directory / "sockets").mkdir(exist_ok=True)
+    configuration = configuration.replace("/etc/pfxhttp/api.password", f"{directory}/api.password")
+    path.write_text(configuration.replace("/var/spool/postfix/pfxhttp", f"{directory}/sockets"))
     return daemon.run("--config", str(path), "check")
 
 
