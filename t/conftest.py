@@ -7,12 +7,14 @@ keyboard. Both signals are handled explicitly, since a shell's background comman
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import hypothesis
 import pytest
 
@@ -59,19 +61,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Waits until the test may run. First of its kind, so that no time limit counts the wait."""
-    with _lock.exclusive() if _runs_alone(item) else _lock.shared(), pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock.exclusive() if _runs_alone(item) else _lock.shared())
+        if not _is_measured(item):
+            stack.enter_context(_without_coverage())
         if not _children_are_measured(item):
-            patch.delenv(COVERAGE, raising=False)
+            stack.enter_context(pytest.MonkeyPatch.context()).delenv(COVERAGE, raising=False)
         return (yield)
 
 
+def _is_measured(item: pytest.Item) -> bool:
+    """Whether coverage measures the test itself. Property tests take long and execute what other tests execute."""
+    return "system" not in item.path.parts and "fuzz" not in item.path.parts and item.path.stem != "test_properties"
+
+
 def _children_are_measured(item: pytest.Item) -> bool:
-    """Servers under load are not; nginx is what answers them."""
+    """Whether coverage measures the programs that the test starts. Servers under load, which nginx answers, are not."""
     if item.get_closest_marker("unmeasured"):
         return False
     return "system" not in item.path.parts or (
         item.path.stem in MEASURED and "nginx" not in getattr(item, "fixturenames", ())
     )
+
+
+@contextlib.contextmanager
+def _without_coverage() -> Iterator[None]:
+    running = coverage.Coverage.current()
+    if running is None:
+        yield
+        return
+    running.stop()
+    try:
+        yield
+    finally:
+        running.start()
 
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:
