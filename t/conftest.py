@@ -8,6 +8,7 @@ keyboard. Both signals are handled explicitly, since a shell's background comman
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -30,6 +31,9 @@ LOG_TAIL = 200
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """The variable by which coverage measures the programs that a process starts; set when pytest runs with --cov."""
 
+EXAMPLES = "PFXHTTPD_TEST_EXAMPLES"
+"""The variable with the number of examples of each property test that does not say how many it needs."""
+
 MEASURED = ("test_cache", "test_reload", "test_signals", "test_start")
 """The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
 execute most of what the unit tests do not. The others go without, so what is reported is a lower bound."""
@@ -43,7 +47,8 @@ _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 def pytest_configure() -> None:
     # On a busy machine an example may take many times as long as the first time, which is no failure.
-    hypothesis.settings.register_profile("busy-machine", deadline=None)
+    examples = int(os.environ.get(EXAMPLES, hypothesis.settings.default.max_examples))
+    hypothesis.settings.register_profile("busy-machine", deadline=None, max_examples=examples)
     hypothesis.settings.load_profile("busy-machine")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)

@@ -32,7 +32,8 @@ def site(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "unpressed": socket_map(backend.url("/gzip"), http_response_compression=True),
         "both": socket_map(backend.url("/gzip"), http_request_compression=True, http_response_compression=True),
         "headed": socket_map(
-            plain, custom_headers=["X-One: 1", "X-Two: a: b", "User-Agent: mine/1", "Content-Type: application/x-test+json"]
+            plain,
+            custom_headers=["X-One: 1", "X-Two: a: b", "User-Agent: mine/1", "Content-Type: application/x-test+json"],
         ),
         "known": socket_map(plain, http_auth_basic="user:pass:wörd"),
         "get": socket_map(backend.url("/get") + "?key={{ .Key }}&name={{ .Name }}", method="GET"),
