@@ -190,4 +190,5 @@ def limited_descriptors(pid: int, number: int) -> Iterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

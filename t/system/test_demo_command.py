@@ -128,7 +128,7 @@ def test_a_terminals_interrupt_reaches_every_process_at_once_and_none_complains(
     with started(ports.free(4)) as process:
         everybody = [str(pid) for pid in process.processes()]
         assert len(everybody) >= 4
-        subprocess.run(["kill", "-INT", *everybody], check=True)
+        subprocess.run(["kill", "-INT", *everybody], check=False)  # those that were first may have ended the others
         assert process.wait() == 0
         assert not process.log.find("level=ERROR|Interrupt")
 
