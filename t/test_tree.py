@@ -39,7 +39,7 @@ def test_no_file_names_a_path_of_a_machine() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["see /home/ann/notes", "/work/shared/x", "cp a /root/.netrc", "python /tmp/venv/bin/python", f"cd {TREE}"],
+    ["see /home/ann/notes", "/work/ann/notes", "cp a /root/.netrc", "python /tmp/venv/bin/python", f"cd {TREE}"],
 )
 def test_such_paths_are_recognized(line: str) -> None:
     assert paths_of_a_machine(f"before\n{line}\nafter") == [line]
