@@ -8,7 +8,6 @@ keyboard. Both signals are handled explicitly, since a shell's background comman
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -24,15 +23,13 @@ for directory in (HERE, HERE.parent):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
-from kit.exclusive import TestLock  # noqa: E402  found on the path that was set just now
+from kit.examples import examples  # noqa: E402  found on the path that was set just now
+from kit.exclusive import TestLock  # noqa: E402
 
 LOG_TAIL = 200
 
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """The variable by which coverage measures the programs that a process starts; set when pytest runs with --cov."""
-
-EXAMPLES = "PFXHTTPD_TEST_EXAMPLES"
-"""The variable with the number of examples of each property test that does not say how many it needs."""
 
 MEASURED = ("test_cache", "test_reload", "test_signals", "test_start")
 """The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
@@ -47,8 +44,8 @@ _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 def pytest_configure() -> None:
     # On a busy machine an example may take many times as long as the first time, which is no failure.
-    examples = int(os.environ.get(EXAMPLES, hypothesis.settings.default.max_examples))
-    hypothesis.settings.register_profile("busy-machine", deadline=None, max_examples=examples)
+    most = examples(hypothesis.settings.default.max_examples)
+    hypothesis.settings.register_profile("busy-machine", deadline=None, max_examples=most)
     hypothesis.settings.load_profile("busy-machine")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
@@ -58,9 +55,14 @@ def _runs_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
 
+def _order(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """Files are given to the processes in this order: those first that wait most, and those last that load the machine."""
+    return _runs_alone(item), item.get_closest_marker("load") is not None, "system" not in item.path.parts
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_runs_alone)
+    items.sort(key=_order)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +66,8 @@ class Bench:
             used[moment] = server.processor_time()
 
         with OtherLoad(servers.running) as others:
-            figures = self.generator.measure(load, port, self.seconds, read_clock)
+            short = replace(load, warm=min(load.warm, self.seconds))
+            figures = self.generator.measure(short, port, self.seconds, read_clock)
         figures["others"] = others.share * 100
         figures["cost"] = (used["end"] - used["begin"]) / max(1.0, figures["replies"]) * 1e6
         return figures

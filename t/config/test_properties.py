@@ -11,13 +11,14 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from kit.examples import examples
 
 from pfxhttpd.cli.config import as_yaml
 from pfxhttpd.config import config_file, schema
 from pfxhttpd.config.errors import ConfigError
 from pfxhttpd.config.load import Loaded, load_text
 
-slow = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 FORMATS = st.sampled_from(config_file.FORMATS)
 VALID = (Path(__file__).parent / "manual/overview.yml").read_text()

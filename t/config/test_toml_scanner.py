@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.examples import examples
 
 from pfxhttpd.config.errors import LineIndex
 from pfxhttpd.config.formats.toml import Scanner
@@ -100,7 +101,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(below, (*path, key))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(DOCUMENTS, st.data())
 def test_every_value_has_a_location(document: dict[str, Any], data: st.DataObject) -> None:
     text = Writer(data.draw).document(document)

@@ -21,6 +21,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from kit.examples import examples
 
 from pfxhttpd.__main__ import main
 from pfxhttpd.config.environment import variables
@@ -51,7 +52,7 @@ USUAL_EXAMPLES = 40
 """Examples of each test in the usual form."""
 
 in_place = settings(
-    max_examples=settings.default.max_examples if is_long() else USUAL_EXAMPLES,
+    max_examples=settings.default.max_examples if is_long() else examples(USUAL_EXAMPLES),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 """For tests whose examples overwrite the files of the example before."""

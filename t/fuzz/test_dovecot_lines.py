@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from kit.examples import examples
 
 from pfxhttpd.wire import ProtocolError
 from pfxhttpd.wire.dovecot import SaslSession
@@ -99,7 +100,7 @@ def serve(parts: list[bytes], park: bool) -> list[bytes | str]:
     some.lists(some.integers(min_value=0), max_size=20),
     some.binary(max_size=30).filter(lambda tail: b"\n" not in tail),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_pieces_parking_and_trailing_bytes_change_nothing(stream, cuts, tail):
     if not stream.endswith(b"\n"):
         tail = b""  # it would complete the unfinished line and change its meaning
@@ -172,7 +173,7 @@ def parsed(parse: Callable[[bytes], Parsed], data: bytes) -> Parsed | None:
         ).map(b"".join),
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_message_is_parsed_or_refused(message):
     for parse in (parse_plain, parse_xoauth2, parse_oauthbearer):
         credentials = parsed(parse, message)

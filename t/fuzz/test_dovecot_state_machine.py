@@ -12,6 +12,7 @@ import marshal
 from hypothesis import settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kit.examples import examples
 
 from pfxhttpd.wire.dovecot import OPEN_LIMIT, STATE_LIMIT, SaslSession
 from pfxhttpd.wire.dovecot_exchange import Attempt
@@ -217,5 +218,5 @@ class Machine(RuleBasedStateMachine):
         assert self.thawed.freeze() == frozen
 
 
-Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 TestMachine = Machine.TestCase

@@ -7,6 +7,7 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from kit.examples import examples
 
 from pfxhttpd.config.settings import SaslOidc
 from pfxhttpd.rules.discovery import parse_discovery
@@ -81,7 +82,7 @@ def test_any_token_is_read_or_refused(token: str):
 
 
 @given(OBJECTS, some.lists(some.text(max_size=5)).map(tuple), some.booleans())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_claims_name_an_account_or_are_refused(claims: dict[str, object], scopes: tuple[str, ...], match: bool):
     provider = SaslOidc(enabled=True, audience=("mail",), required_scopes=scopes, username_match=match)
     try:
@@ -94,7 +95,7 @@ def test_any_claims_name_an_account_or_are_refused(claims: dict[str, object], sc
 
 
 @given(some.binary(max_size=60) | VALUES.map(as_json) | OBJECTS.map(as_json))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_document_is_understood_or_an_outage(body: bytes):
     for read in (parse_key_set, lambda text: parse_discovery(text, "https://p/.well-known/openid-configuration")):
         try:

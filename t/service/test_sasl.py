@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from kit.examples import examples
 
 from pfxhttpd.config.settings import DOVECOT_SASL, Entry
 from pfxhttpd.io.handoff import Connection
@@ -208,7 +209,7 @@ outcomes = some.sampled_from(
 
 
 @given(some.lists(words, max_size=30), some.lists(outcomes, min_size=1, max_size=10), some.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_only_a_yes_of_the_backend_lets_anybody_in(
     lines: list[bytes], answers: list[BackendResponse | BackendError], disconnect: bool
 ):

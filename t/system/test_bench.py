@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TREE = Path(__file__).resolve().parents[2]
 BENCH = TREE / "contrib" / "bench"
 
+pytestmark = pytest.mark.load
+
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Iterator[None]:
@@ -95,7 +97,7 @@ def test_load_repeats_keys(generator: Generator, tmp_path: Path):
 def test_a_run_against_another_tree(tmp_path: Path):
     """With backend.py, as where nginx is not installed."""
     done = run(
-        "run", "--only", "slow,protocols", "--repeats", "2", "--seconds", "0.3", "--against", str(TREE),
+        "run", "--only", "slow,protocols", "--repeats", "2", "--seconds", "0.1", "--against", str(TREE),
         "--json", str(tmp_path / "out.json"), "--svg", str(tmp_path / "out.svg"), "--limits", "100,100",
         env={**os.environ, "PATH": "/usr/bin:/bin"},
     )  # fmt: skip

@@ -15,6 +15,8 @@ import pytest
 TREE = Path(__file__).resolve().parents[2]
 DRILL = TREE / "contrib" / "drill"
 
+pytestmark = pytest.mark.load
+
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -29,7 +31,6 @@ def run(program: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_faults_cost_no_right_answer() -> None:
     from drill.faults import FAULTS
