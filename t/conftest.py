@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import coverage
 import hypothesis
 import pytest
 
@@ -93,15 +93,16 @@ def _children_are_measured(item: pytest.Item) -> bool:
 
 @contextlib.contextmanager
 def _without_coverage() -> Iterator[None]:
-    running = coverage.Coverage.current()
-    if running is None:
-        yield
-        return
-    running.stop()
+    # Not by stopping and starting coverage: each start patches os._exit once more, so that a forked child would write its
+    # data as often as there were starts.
+    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
     try:
         yield
     finally:
-        running.start()
+        sys.settrace(trace)
+        threading.settrace(trace_of_threads)
 
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:
