@@ -8,6 +8,8 @@ keyboard. Both signals are handled explicitly, since a shell's background comman
 from __future__ import annotations
 
 import contextlib
+import os
+import posix
 import signal
 import sys
 import threading
@@ -44,6 +46,8 @@ _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 def pytest_configure() -> None:
     # On a busy machine an example may take many times as long as the first time, which is no failure.
+    # What a test forks is not measured: to write the data of a process takes a quarter of a second.
+    os._exit = posix._exit
     most = examples(hypothesis.settings.default.max_examples)
     hypothesis.settings.register_profile("busy-machine", deadline=None, max_examples=most)
     hypothesis.settings.load_profile("busy-machine")

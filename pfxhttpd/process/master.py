@@ -124,11 +124,10 @@ class Master:
         self._supervisor.freeze_memory()
         while True:
             now = time.monotonic()
-            if self._stop_deadline:
-                if self._finish_stopping(now):
-                    return self._exit_code
-            else:
+            if not self._stop_deadline:
                 self._supervise(now)
+            if self._stop_deadline and self._finish_stopping(now):
+                return self._exit_code
             if not self._ready and not self._stop_deadline and self._supervisor.all_serving():
                 self._ready = True
                 self._start.served()

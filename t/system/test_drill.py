@@ -35,7 +35,7 @@ def run(program: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_faults_cost_no_right_answer() -> None:
     from drill.faults import FAULTS
 
-    found = run(DRILL / "run", "--seconds", "25", "--clients", "60")
+    found = run(DRILL / "run", "--seconds", "15", "--clients", "60")
     assert found.returncode == 0, found.stdout + found.stderr
     rows = re.findall(r"^(\w+(?: \w+)*) {2,}\d+ +(\d+) ", found.stdout, re.MULTILINE)
     assert len(rows) >= 4 and {name for name, _ in rows} <= set(FAULTS)

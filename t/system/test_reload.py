@@ -81,6 +81,7 @@ class Callers(threading.Thread):
         self.join()
 
 
+@pytest.mark.unmeasured
 def test_fifty_reloads_under_load(serve, nginx):
     """Busy clients, silent ones that ask right after each reload, and new ones all the time: two configurations in turn."""
     shop = Shop(serve, nginx)
@@ -106,6 +107,7 @@ def test_fifty_reloads_under_load(serve, nginx):
     wait_status(shop.daemon, serving(4), "the old workers to have left")
 
 
+@pytest.mark.unmeasured
 def test_pools_come_and_go_while_their_clients_stay(serve, nginx):
     """The listener is served by the global pool, by one of its own, by a larger one, by a smaller one, and so on."""
     shop = Shop(serve, nginx)
