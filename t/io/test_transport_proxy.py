@@ -55,7 +55,8 @@ class TlsFront:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), socket.create_connection(self._behind) as behind:
+        # ValueError: the other side has been closed by `close`, and has no descriptor any more.
+        with contextlib.suppress(OSError, ValueError), socket.create_connection(self._behind) as behind:
             with self._context.wrap_socket(client, server_side=True) as inside:
                 self._open += [inside, behind]
                 inside.settimeout(10)
