@@ -120,7 +120,7 @@ class Master:
         setproctitle(f"pfxhttpd: master {settings.source}")
         if self._log.info:
             for listener in settings.server.listen:
-                self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.endpoint)
+                self._log.info("Listening", listener=f"{listener.kind}:{listener.title}", address=listener.endpoint)
         self._supervisor.freeze_memory()
         while True:
             now = time.monotonic()

@@ -50,7 +50,7 @@ class SocketMapService:
         else:
             reply = _NO_SUCH_MAP
             if log.error and self._unknown.passes(query.name):
-                log.error("No such map", **context.fields, map=query.name, listener=connection.name)
+                log.error("No such map", **context.fields, map=query.name, listener=connection.name or None)
         if log.debug:
             log.debug("Response sent", **context.fields, status=reply.status, reply=reply.text)
         return socketmap.encode(reply, self._limit)
