@@ -49,7 +49,7 @@ def map_reply(entry: Entry, response: BackendResponse, redact: Redact = str) -> 
         return _refused(problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document, redact)
+        problem = reported_error(entry, document, redact)
         if problem:
             return _refused(problem)
     try:
@@ -67,7 +67,7 @@ def policy_action(entry: Entry, response: BackendResponse, redact: Redact = str)
         return PolicyVerdict(entry.failure_action, False, problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document, redact)
+        problem = reported_error(entry, document, redact)
         if problem:
             return PolicyVerdict(entry.failure_action, False, problem)
     try:
@@ -105,7 +105,7 @@ def _unexpected(entry: Entry, response: BackendResponse) -> str:
     return "" if response.status in entry.status_codes else f"unexpected status code {response.status}"
 
 
-def _error(entry: Entry, document: JSON, redact: Redact) -> str:
+def reported_error(entry: Entry, document: JSON, redact: Redact) -> str:
     """What the error field says, on one line; "" when it is absent, empty, false or the value that means no error."""
     value = find(document, entry.error_field)
     if value is False or value == {}:

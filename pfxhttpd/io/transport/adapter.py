@@ -202,11 +202,14 @@ class Transport(BaseAdapter):
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            stream = dial(origin, deadline, self._context, proxy, self._on_wait)
+            stream = self._dial(origin, deadline, proxy)
             return _PooledConnection(stream, ResponseParser(self._limit), permit)
         except BaseException:
             self._limiter.release(permit)
             raise
+
+    def _dial(self, origin: Origin, deadline: float, proxy: Url | None) -> Stream:
+        return dial(origin, deadline, self._context, proxy, self._on_wait)
 
     def _drop(self, connection: _PooledConnection) -> None:
         connection.stream.close()
