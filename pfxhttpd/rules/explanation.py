@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from pfxhttpd.config.settings import DOVECOT_SASL, SOCKET_MAP, Entry
 from pfxhttpd.rules.login import LoginAccepted, login_verdict
-from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
+from pfxhttpd.rules.response import BackendError, BackendResponse, read_document, status_hint
 from pfxhttpd.rules.value import MISSING, field_names, find
 from pfxhttpd.rules.verdict import map_reply, policy_action, reported_error
 
@@ -32,7 +32,8 @@ def explain(entry: Entry, response: BackendResponse, user: str = "", redact: Red
 def _lookup(entry: Entry, response: BackendResponse, redact: Redact) -> str:
     document = read_document(entry, response.status, response.body)
     if response.status not in entry.status_codes:
-        return f"status_code: {response.status} is not {_codes(entry.status_codes)}, so the reply is an error"
+        hint = status_hint(entry, response)
+        return f"status_code: {response.status} is not {_codes(entry.status_codes)}{hint}, so the reply is an error"
     response = response._replace(document=document)
     reply = map_reply if entry.kind == SOCKET_MAP else policy_action
     problem = reply(entry, response, redact).problem

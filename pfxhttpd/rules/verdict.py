@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
-from pfxhttpd.rules.response import JSON, BackendError, BackendResponse
+from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, status_hint
 from pfxhttpd.rules.value import UnsupportedValue, find, render
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.sanitize import clean, one_line
@@ -102,7 +102,9 @@ def _document(response: BackendResponse) -> JSON:
 
 def _unexpected(entry: Entry, response: BackendResponse) -> str:
     """What to report of a status that the entry does not expect; "" for one that it does."""
-    return "" if response.status in entry.status_codes else f"unexpected status code {response.status}"
+    if response.status in entry.status_codes:
+        return ""
+    return f"unexpected status code {response.status}{status_hint(entry, response)}"
 
 
 def reported_error(entry: Entry, document: JSON, redact: Redact) -> str:

@@ -223,4 +223,32 @@ def test_connect_says_for_each_backend_whether_it_can_be_reached(
         assert checked(written(tmp_path, broken), "--connect") == 69
         shown = capsys.readouterr().out
         assert f"http://127.0.0.1:{closed}: cannot connect to 127.0.0.1" in shown
-        assert "certificate" in next(line for line in shown.splitlines() if line.startswith("https://"))
+        assert "trusted is the system's store" in next(
+            line for line in shown.splitlines() if line.startswith("https://")
+        )
+
+
+def test_connect_names_what_a_set_up_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = Authority(tmp_path / "ca")
+    pair = ours.server()
+    with (
+        ThreadBackend(ServerTls(pair.certificate, pair.key)) as secure,
+        ThreadBackend(ServerTls(pair.certificate, pair.key, client_ca=ours.certificate)) as demanding,
+        ThreadBackend() as plain,
+    ):
+
+        def change(config: dict[str, Any], directory: Path) -> None:
+            config["server"]["tls"] = {"enabled": True, "root_ca": ours.certificate}
+            config["socket_maps"] = {
+                "users": socket_map(f"http://127.0.0.1:{secure.port}/"),
+                "more": socket_map(f"https://127.0.0.1:{demanding.port}/"),
+                "plain": socket_map(f"https://127.0.0.1:{plain.port}/"),
+            }
+            config["policy_services"]["checks"]["target"] = f"http://127.0.0.1:{plain.port}/"
+
+        assert checked(written(tmp_path, change), "--connect") == 69
+        found = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("http"))
+        assert found[f"http://127.0.0.1:{secure.port}"] == "the port speaks TLS (the target has to begin with https:)"
+        assert "demands a client certificate" in found[f"https://127.0.0.1:{demanding.port}"]
+        assert found[f"https://127.0.0.1:{plain.port}"].startswith("the port does not speak TLS")
+        assert found[f"http://127.0.0.1:{plain.port}"] == "connected"

@@ -71,7 +71,7 @@ def test_all_is_well(serve, backend):
         ),
         (
             Answer(status=401),
-            "socket_map users: 2 of 2 requests in the last minute got an unexpected status code; last error .* 401",
+            "socket_map users: 2 of 2 requests in the last minute got an unexpected status code; last error .* 401 .the backend demands credentials, and none are configured",
         ),
         (Answer(json={"result": "x"}, delay=0.9), "socket_map users: 2 of 2 requests .* three quarters of the timeout"),
     ],

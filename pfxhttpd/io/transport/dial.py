@@ -21,6 +21,7 @@ from urllib3.util import Url
 
 from pfxhttpd.io.transport.response import MAX_BODY, ResponseParser
 from pfxhttpd.io.transport.stream import OnWait, Stream, TcpStream, TlsStream
+from pfxhttpd.io.transport.tls_reason import tls_reason
 
 Address = tuple[Any, ...]
 OnStep = Callable[[str], None]
@@ -87,20 +88,14 @@ def _start_tls(transport: Stream, context: ssl.SSLContext, host: str, deadline: 
         established = True
         return stream
     except ssl.SSLError as error:
-        raise exceptions.SSLError(f"TLS with {host} failed: {_tls_reason(error)}") from error
+        raise exceptions.SSLError(tls_reason(error, context)) from error
     except TimeoutError as error:
         raise exceptions.ConnectTimeout(f"TLS with {host} took too long") from error
     except (OSError, ValueError) as error:
-        raise exceptions.ConnectionError(f"TLS with {host} failed: {error}") from error
+        raise exceptions.ConnectionError(f"TLS failed: {error}") from error
     finally:
         if not established:
             transport.close()
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
-    return error.reason or str(error)
 
 
 def proxy_authorization(proxy: Url) -> dict[str, str]:
