@@ -7,6 +7,9 @@ from typing import Any
 
 Status = Mapping[str, Any]
 
+HOUR = 3600.0
+"""Seconds after which what is over is no problem any more."""
+
 
 def of(status: Status) -> list[str]:
     """The problems; none if all is well. `status` is what `process.status.snapshot` returns."""
@@ -17,6 +20,7 @@ def of(status: Status) -> list[str]:
         *_provider_problems(status),
         *_limit_problems(status),
         *_process_problems(status),
+        *_log_problems(status),
     ]
 
 
@@ -86,6 +90,13 @@ def _limit_problems(status: Status) -> Iterator[str]:
             f"all {status['max_connections']} connections that the server may hold are in use,"
             " no further connection is accepted"
         )
+
+
+def _log_problems(status: Status) -> Iterator[str]:
+    log = status["log"]
+    if log["lost"] and log["lost_seconds"] < HOUR:
+        lines = "1 log line was" if log["lost"] == 1 else f"{log['lost']} log lines were"
+        yield f"{lines} lost since the start, the last one {duration(log['lost_seconds'])} ago: the log cannot be written"
 
 
 def _process_problems(status: Status) -> Iterator[str]:
