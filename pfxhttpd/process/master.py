@@ -258,6 +258,7 @@ class Master:
         for number in self._signal_actions:
             signal.signal(number, signal.SIG_IGN)  # a second TERM must not change the exit code of a stop that is done
         self._control.close()
+        self._supervisor.remove_cache_socket()
         if self._log.info:
             self._log.info("Stopped")
         return True
