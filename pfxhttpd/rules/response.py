@@ -48,7 +48,7 @@ class BackendError(Exception):
     """There is no response that could be judged. The cause is the backend, the network or a token; it is temporary.
 
     `reason` is one line without secrets. `timeout` is true if the deadline passed. `status` is the response's status
-    code, 0 if there was none or if the response itself was broken.
+    code, 0 if there was none or if the response itself was broken. `response` is the response, if a whole one arrived.
     """
 
     def __init__(self, reason: str, timeout: bool = False, status: int = 0) -> None:
@@ -56,6 +56,7 @@ class BackendError(Exception):
         self.reason = reason
         self.timeout = timeout
         self.status = status
+        self.response: BackendResponse | None = None
 
 
 def is_failure(status: int) -> bool:

@@ -66,9 +66,18 @@ class EntryReport:
                 body=redact(response.body[:MAX_BODY].decode("utf-8", "replace"))[:BODY_LIMIT],
             )
 
-    def failed(self, message: str, error: BackendError, fields: Mapping[str, object], cached: bool | None) -> None:
+    def failed(
+        self,
+        message: str,
+        error: BackendError,
+        fields: Mapping[str, object],
+        cached: bool | None,
+        redact: Callable[[str], str],
+    ) -> None:
         """The request failed. `message` and `fields` are for the log; `cached` says whether the cache had an answer, None
-        without a cache."""
+        without a cache. `redact` is that of `log_response`."""
+        if error.response is not None:
+            self.log_response(error.response, fields, redact)
         level: Callable[..., None] | None = self._log.info
         if isinstance(error, BreakerOpen):
             self._row.count_not_sent()
