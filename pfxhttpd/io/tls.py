@@ -83,6 +83,8 @@ def _load(what: str, path: str, load: Callable[[], None]) -> None:
         load()
     except ssl.SSLError as error:
         reason = f"no PEM file that can be used ({error.reason or error})"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the private key of server.tls.key does not belong to this certificate"
         raise SetupError(f"{what}: {path}: {reason}", exit_code=os.EX_CONFIG) from error
     except OSError as error:
         raise SetupError(f"{what}: {path}: {error.strerror}", exit_code=os.EX_CONFIG) from error

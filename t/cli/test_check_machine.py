@@ -14,6 +14,7 @@ from kit import ports
 from kit.backend import ThreadBackend
 from kit.certificates import Authority
 from kit.configuration import configuration, listener, policy, socket_map
+from kit.needs import needs
 from kit.server import ServerTls
 
 from pfxhttpd.__main__ import parser, run
@@ -74,6 +75,7 @@ REFUSED = {
     "no user": (server(run_as_user="no-such-user"), "server.run_as_user: there is no such user"),
     "no group": (server(run_as_group="no-such-group"), "server.run_as_group: there is no such group"),
     "no jail": (server(chroot="/no/such/jail"), "server.chroot: there is no such directory"),
+    "no runtime directory": (server(runtime_directory="/etc/passwd/x/y"), "server.runtime_directory: Not a directory"),
     "no socket directory": (unix(address="/no/such/directory/s"), "listen\\[0\\].address: .*there is no directory"),
     "no socket user": (unix(user="no-such-user"), "listen\\[0\\].address: .*there is no user no-such-user"),
     "a foreign address": (
@@ -106,7 +108,19 @@ def test_a_key_that_does_not_fit_its_certificate_is_refused(tmp_path: Path, caps
     one, other = ours.server(), ours.server()
     path = written(tmp_path, server(tls={"enabled": True, "cert": one.certificate, "key": other.key}))
     assert checked(path) == 78
-    assert "server.tls.cert: " in capsys.readouterr().err
+    assert "server.tls.cert: " in (said := capsys.readouterr().err)
+    assert said.endswith(f"{one.certificate}: the private key of server.tls.key does not belong to this certificate\n")
+
+
+def test_a_runtime_directory_of_another_user_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("root")
+    path = written(tmp_path, server(run_as_user="nobody", runtime_directory=str(tmp_path / "run")))
+    assert checked(path) == 0
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 1, 1)
+    assert checked(path) == 78
+    assert "server.runtime_directory: it belongs to user 1; remove it, or give it to user " in capsys.readouterr().err
 
 
 def world_writable(config: dict[str, Any], directory: Path) -> None:
