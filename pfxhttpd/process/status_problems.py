@@ -36,8 +36,9 @@ def _pool_problems(status: Status) -> Iterator[str]:
     for pool in status["pools"]:
         waiting = pool["waiting"] + pool["backlog"]
         if pool["workers"] and pool["busy_seconds"] and waiting:
+            workers = "its only worker has" if pool["busy"] == 1 else f"all {pool['busy']} workers have"
             yield (
-                f"pool {pool['pool']}: all {pool['busy']} workers have been busy for {duration(pool['busy_seconds'])},"
+                f"pool {pool['pool']}: {workers} been busy for {duration(pool['busy_seconds'])},"
                 f" {waiting} {'client waits' if waiting == 1 else 'clients wait'}"
             )
         if pool["waiting"] >= pool["max_queue"]:
@@ -69,9 +70,10 @@ def _target_problems(status: Status) -> Iterator[str]:
     for target in status["targets"]:
         if target["breaker"] != "closed":
             error = f": {target['error']}" if target["error"] else ""
+            failures = "1 failure" if target["failures"] == 1 else f"{target['failures']} failures"
             yield (
                 f"target {target['target']}: the circuit breaker has been {target['breaker']} for"
-                f" {duration(target['seconds'])}, after {target['failures']} failures{error}"
+                f" {duration(target['seconds'])}, after {failures}{error}"
             )
 
 

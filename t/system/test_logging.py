@@ -112,7 +112,7 @@ def test_a_listener_without_a_name_is_called_by_its_address(backend: Backend):
         assert field(line, "listener") == f"tcp:127.0.0.1:{port}"
         done = started.run("query", "map", "k")
         assert (done.stdout, done.returncode) == ("OK x\n", 0)
-        assert f"\npool tcp:127.0.0.1:{port}: 1 workers" in started.run("status").stdout
+        assert f"\npool tcp:127.0.0.1:{port}: 1 worker," in started.run("status").stdout
 
 
 def daemon(backend: Backend, port: int, **logging: object) -> Daemon:
