@@ -93,6 +93,7 @@ class Explanation:
             if answer is None:
                 raise NoReplyError("the request is not complete")
             self._received += answer
+        self._received = b""
         return reply
 
     def close(self) -> None:

@@ -28,7 +28,9 @@ socket_maps:
 policy_services:
   rules: {{target: "{url}policy", value_field: action}}
 dovecot_sasl:
-  login: {{target: "{url}login"}}
+  login:
+    target: "{url}login"
+    sasl_oidc_auth: {{enabled: true, configuration_uri: "{url}idp", client_id: mail, client_secret: cl1ent-s3cret}}
 """
 
 
@@ -39,7 +41,17 @@ def backend() -> Iterator[ThreadBackend]:
         backend.answer("/policy", Answer(json={"action": "REJECT no"}))
         backend.answer("/login", Answer(403, headers={"Auth-Status": "bad password wonderland"}))
         idp = backend.url("/idp").removesuffix("/.well-known/openid-configuration")
-        backend.answer("/idp", Answer(json={"issuer": idp, "token_endpoint": backend.url("/token")}))
+        backend.answer(
+            "/idp",
+            Answer(
+                json={
+                    "issuer": idp,
+                    "token_endpoint": backend.url("/token"),
+                    "introspection_endpoint": backend.url("/active"),
+                }
+            ),
+        )
+        backend.answer("/active", Answer(json={"active": False}))
         backend.answer(
             "/token", Answer(json={"access_token": "opaque-t0ken", "token_type": "Bearer", "expires_in": 60})
         )
@@ -116,6 +128,17 @@ def test_the_requests_to_a_provider(file: str, capsys: pytest.CaptureFixture[str
     ]
     assert "cl1ent-s3cret" not in out and "t0ken" not in out and "Bearer" in out
     assert out.endswith("Reply:\nOK x\n")
+
+
+def test_a_login_with_a_token(file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("users-t0ken\n"))
+    assert explain(file, "--sasl", "login", "--mechanism", "xoauth2", "alice") == 1
+    out = capsys.readouterr().out
+    assert "    POST /active HTTP/1.1\n" in out and '    {"active": false}\n' in out
+    assert "users-t0ken" not in out and "cl1ent-s3cret" not in out
+    assert "\nRule: sasl_oidc_auth: the token decides, without a request to the backend\n" in out
+    assert 'msg="Authentication failed"' in out and "reason=" in out
+    assert "Reply:\nFAIL user=alice" in out
 
 
 def test_what_it_refuses(file: str, capsys: pytest.CaptureFixture[str]) -> None:
