@@ -24,6 +24,7 @@ PREFIX = "PFXHTTP_"
 _SERVER = "server"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9]")
 
 Variables = Mapping[str, tuple[Path, ...]]
@@ -53,7 +54,7 @@ def _variables(blocks: Iterable[Path]) -> Variables:
 def _values(part: schema.Subschema, path: Path) -> Iterator[Path]:
     """The paths of all values below that are not blocks."""
     for key, below in schema.properties(part):
-        if "object" in schema.types(below):
+        if "properties" in below:
             yield from _values(below, (*path, key))
         else:
             yield (*path, key)
@@ -97,8 +98,10 @@ def _mistake(name: str, paths: tuple[Path, ...], known: Variables) -> str:
         return f"no such setting{did_you_mean(name, known)}"
     if len(paths) > 1:
         return f"is ambiguous: it can mean {' or '.join(map(dotted, paths))}"
-    if schema.types(schema.at(paths[0]) or {}) == ("array",):
-        return f"{dotted(paths[0])} is a list, which cannot be set by a variable"
+    types = schema.types(schema.at(paths[0]) or {})
+    if not set(types) - {"array", "object"}:
+        what = "a list" if "array" in types else "a mapping"
+        return f"{dotted(paths[0])} is {what}, which cannot be set by a variable"
     return ""
 
 
@@ -125,4 +128,6 @@ def _typed(text: str, part: schema.Subschema) -> Any:
         return _BOOLEANS.get(text.strip().lower(), text)
     if "integer" in types and _INTEGER.fullmatch(text.strip()):
         return int(text.strip())  # int() itself does not take all blanks
+    if types == ("number",) and _NUMBER.fullmatch(text.strip()):
+        return float(text.strip())
     return text

@@ -151,6 +151,10 @@ def test_credentials_from_the_environment_replace_those_of_the_file(accepted: An
         ("SOCKET_MAPS_NONE_TARGET", "no such setting"),
         ("DOVECOT_SASL_LOGIN", "no such setting"),
         ("SOCKET_MAPS_DEMO_CUSTOM_HEADERS", "socket_maps.demo.custom_headers is a list, which cannot be set by a variable"),
+        (
+            "DOVECOT_SASL_LOGIN_SASL_OIDC_AUTH_REQUIRED_CLAIMS",
+            "dovecot_sasl.login.sasl_oidc_auth.required_claims is a mapping, which cannot be set by a variable",
+        ),
         ("SOCKET_MAPS_DEMO_METHOD", "socket_maps.demo.method: expected one of "),
     ],
 )  # fmt: skip

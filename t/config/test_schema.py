@@ -123,20 +123,20 @@ def test_every_single_value_has_a_variable_of_its_own() -> None:
     single = {
         path
         for path, part in PARTS.items()
-        if re.match(r"server\.(?!listen)|(socket_maps|policy_services|dovecot_sasl)\.x\.", path)
-        and not re.search(r"\.(0|required_claims)\b", path)
-        and not {"object"} & set(schema.types(part))
+        if re.match(r"server\.|(socket_maps|policy_services|dovecot_sasl)\.x\.", path)
+        and "properties" not in part
+        and not re.search(r"\.0\b|\.x$", path)
     }
     known = environment.server_variables()
     for section in settings.SECTIONS.values():
         known = {**known, **environment.entry_variables(section, ["x"])}
     named = [".".join(map(str, path)) for paths in known.values() for path in paths]
-    assert {path for path in named if ".defaults." not in path} == single | {"server.listen"}
+    assert {path for path in named if ".defaults." not in path} == single
     assert len(set(named)) == len(named) == len(known)
     assert known["PFXHTTP_SERVER_TLS_ROOT_CA"] == (("server", "tls", "root_ca"),)
     root = Node({}, (), Location("f"), Location("f"))
-    lists = [name for name, paths in known.items() if schema.types(schema.at(paths[0]) or {}) == ("array",)]
-    assert not environment.override(root, dict.fromkeys(environment.server_variables().keys() - set(lists), "1"))
+    variables = dict.fromkeys(environment.server_variables(), "1")
+    assert [problem.path for problem in environment.override(root, variables)] == ["PFXHTTP_SERVER_LISTEN"]
 
 
 def test_the_schema_may_be_named_in_the_file() -> None:
