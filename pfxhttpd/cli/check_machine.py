@@ -10,7 +10,7 @@ from pfxhttpd.config.errors import Problem
 from pfxhttpd.config.load import Loaded
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.io import SetupError, jail, listen, tls
+from pfxhttpd.io import SetupError, control, jail, listen, tls
 
 WORKER_MEMORY = 8 << 20
 """Bytes of memory that a worker has for itself."""
@@ -25,6 +25,7 @@ def problems(loaded: Loaded) -> list[Problem]:
     found = list(_tls_problems(loaded))
     for key, error in jail.check(server.run_as_user, server.run_as_group, server.chroot):
         found.append(_node(root, "server", key).problem(_without_prefix(str(error))))
+    found += _directory_problems(loaded)
     nodes = _node(root, "server", "listen").value
     for listener, node in zip(server.listen, nodes, strict=True):
         try:
@@ -32,6 +33,22 @@ def problems(loaded: Loaded) -> list[Problem]:
         except SetupError as error:
             found.append((node.get("address") or node).problem(str(error)))
     return found
+
+
+def _directory_problems(loaded: Loaded) -> Iterator[Problem]:
+    """The runtime directory, if it is configured. Whose it has to be is known only where the file names the user."""
+    server = loaded.settings.server
+    if not server.runtime_directory:
+        return
+    try:
+        identity = jail.resolve(server.run_as_user, server.run_as_group, server.chroot)
+    except SetupError:
+        return  # reported by `jail.check`, or to be started by root
+    try:
+        control.check_directory(server.runtime_directory, (identity.uid, identity.gid) if identity.drops else None)
+    except SetupError as error:
+        if identity.drops or not error.permission:
+            yield _node(loaded.tree, "server", "runtime_directory").problem(_without_prefix(str(error)))
 
 
 def _tls_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -100,8 +101,10 @@ Ctrl-C stops both. The server's log:
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve until SIGINT or SIGTERM. Raises `CommandError` when the API does not start."""
+    """Serve until SIGINT or SIGTERM. Raises `CommandError` when a port is in use or the API does not start."""
     ports = {"map": options.port, "policy": options.port + 1, "api": options.port + 2, "sasl": options.port + 3}
+    for port in ports.values():
+        _check_free(port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the server installs its own
     os.environ["no_proxy"] = "127.0.0.1"  # the HTTP library reads the process's own environment
     try:
@@ -119,6 +122,18 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             return serve_configured(argparse.Namespace(**own), _own_environment(environ))
     except KeyboardInterrupt:
         return os.EX_OK
+
+
+def _check_free(port: int) -> None:
+    """Raises `CommandError` if the port cannot be bound, before anything is started."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CommandError(
+                f"cannot listen on 127.0.0.1:{port}: {error.strerror}; --port BASE chooses four other ports, from BASE on"
+            ) from None
 
 
 @contextmanager

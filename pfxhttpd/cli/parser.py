@@ -20,9 +20,9 @@ _LONGEST_ERROR = 500
 """Characters of a usage error, which quotes what was typed."""
 
 _QUERY_USAGE = """\
-pfxhttpd query [--address ADDRESS] [--timeout DURATION] MAP KEY
-       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --policy NAME ATTRIBUTE=VALUE...
-       pfxhttpd query [--address ADDRESS] [--timeout DURATION] --sasl NAME [--mechanism MECHANISM] USER"""
+pfxhttpd query [--explain | [--address ADDRESS] [--timeout DURATION]] MAP KEY
+       pfxhttpd query [--explain | [--address ADDRESS] [--timeout DURATION]] --policy NAME ATTRIBUTE=VALUE...
+       pfxhttpd query [--explain | [--address ADDRESS] [--timeout DURATION]] --sasl NAME [--mechanism MECHANISM] USER"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -145,6 +145,12 @@ def _add_query(commands: Any) -> None:
         type=_timeout,
         metavar="DURATION",
         help="how long to wait for the reply (default: as long as Postfix does)",
+    )
+    command.add_argument(
+        "--explain",
+        action="store_true",
+        help="ask no server, but send the request to the backend from here; show it, the response, the rule that makes the"
+        " reply, and the times",
     )
     command.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="MAP KEY, or ATTRIBUTE=VALUE..., or USER")
     _add_configuration(command)

@@ -1,6 +1,7 @@
 """`pfxhttpd query`: sends a running server one request, as Postfix does, and prints the reply.
 
-It uses the same sockets and protocols as Postfix, so the reply is what Postfix gets.
+It uses the same sockets and protocols as Postfix, so the reply is what Postfix gets. With --explain it makes the exchange
+with the backend itself instead, and shows each part of it (`explain`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO, TypeVar
+from functools import partial
+from typing import Protocol, TextIO, TypeVar
 
 from pfxhttpd.cli import NoReplyError, UsageError, postfix_client, server_address
 from pfxhttpd.cli.postfix_client import PERMANENT, Reply
@@ -33,6 +35,8 @@ TIMEOUTS = {SOCKET_MAP: 100.0, POLICY_SERVICE: 100.0, DOVECOT_SASL: 10.0}
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the reply. Returns what it means, as an exit code. Raises `CommandError`."""
     query = parse(options, sys.stdin)
+    if options.explain:
+        return explained(query, options, environ)
     if options.address:
         address = server_address.parse(options.address)
     else:
@@ -44,6 +48,35 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise NoReplyError(f"{address} does not speak this protocol: {error}") from None
     print(clean(reply.text))
     return reply.exit_code
+
+
+def explained(query: Query, options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Make the exchange with the backend here, and print each part of it before the reply. Raises `CommandError`,
+    `ConfigError`, `SetupError`."""
+    from pfxhttpd.cli import explain  # it needs the modules of the server
+
+    settings, entry = explain.entry_of(options, environ, query.kind, query.name)
+    print(explain.introduction(settings))
+    explanation = explain.Explanation(settings, entry, query.secret, query.mechanism != PLAIN)
+    try:
+        try:
+            reply = query.exchange(explanation)
+        finally:
+            for line in explanation.lines(query.user):
+                print(line)
+        print(f"Reply:\n{clean(reply.text)}")
+        return reply.exit_code
+    finally:
+        explanation.close()
+
+
+class Channel(Protocol):
+    """What requests are sent to. Both methods raise `NoReplyError`, and `receive` also what `parse` raises."""
+
+    def send(self, request: bytes) -> None: ...
+
+    def receive(self, parse: Callable[[bytes], Received | None]) -> Received:
+        """Read until `parse` returns a value for what was received."""
 
 
 class Connection:
@@ -101,11 +134,15 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The kind and the name of the listener to ask, and the exchange with it."""
+    """The kind and the name of the listener to ask, and the exchange with it. A login has a `user`, and a `secret`, which
+    is a password with the `mechanism` PLAIN and otherwise a token."""
 
     kind: str
     name: str
-    exchange: Callable[[Connection], Reply]
+    exchange: Callable[[Channel], Reply]
+    user: str = ""
+    secret: str = ""
+    mechanism: str = PLAIN
 
 
 def parse(options: argparse.Namespace, stdin: TextIO) -> Query:
@@ -113,6 +150,8 @@ def parse(options: argparse.Namespace, stdin: TextIO) -> Query:
     arguments: list[str] = options.arguments
     if options.mechanism and options.sasl is None:
         raise UsageError("--mechanism needs --sasl")
+    if options.explain and (options.address or options.timeout):
+        raise UsageError("--explain asks no server, so --address and --timeout have no meaning with it")
     if options.policy is not None:
         attributes = _attributes(arguments)
         return Query(POLICY_SERVICE, options.policy, lambda connection: _ask_policy(connection, attributes))
@@ -121,7 +160,8 @@ def parse(options: argparse.Namespace, stdin: TextIO) -> Query:
             raise UsageError("query --sasl NAME takes one more argument, the user")
         user, mechanism = arguments[0], options.mechanism or PLAIN
         secret = _secret("Password" if mechanism == PLAIN else "Token", user, stdin)
-        return Query(DOVECOT_SASL, options.sasl, lambda connection: _log_in(connection, mechanism, user, secret))
+        exchange = partial(_log_in, mechanism=mechanism, user=user, secret=secret)
+        return Query(DOVECOT_SASL, options.sasl, exchange, user, secret, mechanism)
     if len(arguments) != 2:
         raise UsageError("query takes two arguments, MAP and KEY (quote a key that has spaces)")
     name, key = arguments
@@ -149,17 +189,17 @@ def _secret(what: str, user: str, stdin: TextIO) -> str:
     return line.removesuffix("\n")
 
 
-def _look_up(connection: Connection, name: str, key: str) -> Reply:
+def _look_up(connection: Channel, name: str, key: str) -> Reply:
     connection.send(postfix_client.socketmap_request(os.fsencode(name), os.fsencode(key)))
     return connection.receive(postfix_client.socketmap_reply)
 
 
-def _ask_policy(connection: Connection, attributes: Sequence[str]) -> Reply:
+def _ask_policy(connection: Channel, attributes: Sequence[str]) -> Reply:
     connection.send(postfix_client.policy_request([os.fsencode(attribute) for attribute in attributes]))
     return connection.receive(postfix_client.policy_reply)
 
 
-def _log_in(connection: Connection, mechanism: str, user: str, secret: str) -> Reply:
+def _log_in(connection: Channel, mechanism: str, user: str, secret: str) -> Reply:
     offered = connection.receive(postfix_client.sasl_greeting)
     if mechanism not in offered:
         return Reply(f"{mechanism} is not offered: MECH {' '.join(offered)}", PERMANENT)

@@ -47,8 +47,9 @@ def _print(status: Mapping[str, Any], options: argparse.Namespace, environ: Mapp
     summary = [color + clean(line) + (color and _PLAIN) for line in status_text.summary(status)]
     lines = [clean(line) for line in status_text.lines(status)]
     if options.watch and terminal:
-        # A line that wraps, or that scrolls the screen, would leave remains of itself.
+        # A line that wraps, or that scrolls the screen, would leave remains of itself. What is wrong is not cut.
         columns, rows = shutil.get_terminal_size()
-        lines = [line[: columns - 1] for line in lines][: max(0, rows - len(summary) - 1)]
+        taken = sum(-(-len(line) // columns) for line in status_text.summary(status))
+        lines = [line[: columns - 1] for line in lines][: max(0, rows - taken - 1)]
         summary.insert(0, _CLEAR + summary.pop(0))
     print("\n".join([*summary, *lines]), flush=True)

@@ -73,9 +73,10 @@ def listener_problems(root: Node) -> list[Problem]:
 
 
 def _listener_name_problems(listener: Node, root: Node) -> list[Problem]:
-    name, kind = listener.get("name"), listener.scalar("kind")
-    if name is None or kind is None:
+    kind = listener.scalar("kind")
+    if kind is None or "name" in listener.dropped:
         return []
+    name = listener.get("name") or listener.child("name", "")
     if name.value == "defaults":
         return [name.problem("no listener can have the name `defaults`, which is a section's block of defaults")]
     if SECTIONS[kind] in root.dropped:
@@ -84,6 +85,8 @@ def _listener_name_problems(listener: Node, root: Node) -> list[Problem]:
     entries = set() if section is None else (set(section.value) | section.dropped) - {"defaults"}
     if kind == SOCKET_MAP:
         return [] if entries else [name.problem("there is no entry under socket_maps that could answer here")]
+    if not name.value:
+        return [name.problem(f"is missing: the name of the entry under {SECTIONS[kind]} that answers here")]
     if name.value in entries:
         return []
     hint = did_you_mean(name.value, sorted(entries))

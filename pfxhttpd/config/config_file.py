@@ -21,6 +21,9 @@ MAX_SIZE = 1 << 20
 FORMATS = ("yaml", "json", "toml")
 """The modules of `config.formats`. Each is imported when a file has that format."""
 
+EXTENSION = "x-"
+"""How the keys at the top level begin that are not read. They hold what the rest of a YAML file refers to."""
+
 _EXTENSIONS = {".json": "json", ".toml": "toml"}
 
 _FILE_NAMES = ("pfxhttp.yml", "pfxhttp.yaml", "pfxhttp.toml", "pfxhttp.json")
@@ -89,6 +92,8 @@ def tree(text: str, file: str, format: str, environ: Mapping[str, str]) -> tuple
     Raises `ConfigError` when the text cannot be read as `format` at all.
     """
     root, problems = parse(text, file, format)
+    for key in [key for key in root.value if key.startswith(EXTENSION)]:
+        del root.value[key]
     problems += environment.override(root, environ)
     problems += _unusable_texts(root)
     _coerce(root, schema.whole())
@@ -146,12 +151,14 @@ def _coerce(node: Node, part: schema.Subschema | None) -> None:
         for index, child in enumerate(node.value):
             _coerce(child, schema.child(part, index))
     else:
-        _coerce_scalar(node, schema.types(part))
+        _coerce_scalar(node, part)
 
 
-def _coerce_scalar(node: Node, types: tuple[str, ...]) -> None:
-    value = node.value
-    if isinstance(value, str) and "string" not in types:
+def _coerce_scalar(node: Node, part: schema.Subschema) -> None:
+    value, types = node.value, schema.types(part)
+    if isinstance(value, str) and part.get("caseless") and value.lower() in part["enum"]:
+        node.value = value.lower()
+    elif isinstance(value, str) and "string" not in types:
         if "integer" in types and _DECIMAL.fullmatch(value):
             node.value = int(value)
         elif "boolean" in types and value in ("true", "false"):

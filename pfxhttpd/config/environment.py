@@ -1,6 +1,8 @@
 """Overrides from the environment: PFXHTTP_SERVER_LOGGING_LEVEL=debug sets server.logging.level.
 
-The names are made from the schema, so every scalar under `server` has a variable and no name is ambiguous.
+The names are made from the schema and from the names of the entries that the file has, so every single value has a
+variable. In a name of a variable, `_` stands for the dots of the path and for every character of an entry's name that is
+neither a letter nor a digit. Two values may then have the same variable; it is an error to use it.
 As in the original, a variable with an empty value counts as not set.
 """
 
@@ -8,51 +10,99 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pfxhttpd.config import schema
 from pfxhttpd.config.errors import Location, Problem
-from pfxhttpd.config.node import Node, Path
+from pfxhttpd.config.node import Node, Path, dotted
 from pfxhttpd.config.schema import did_you_mean
+from pfxhttpd.config.settings import SECTIONS
 
-PREFIX = "PFXHTTP_SERVER_"
+PREFIX = "PFXHTTP_"
 
+_SERVER = "server"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9]")
+
+Variables = Mapping[str, tuple[Path, ...]]
+"""Each variable with the paths of the values that it may mean."""
 
 
 @functools.cache
-def variables() -> dict[str, Path]:
-    """Every known variable with the path of the value that it sets."""
-    found: dict[str, Path] = {}
+def server_variables() -> Variables:
+    """The variables of the values in `server`."""
+    return _variables([(_SERVER,)])
 
-    def walk(part: schema.Subschema, path: Path) -> None:
-        for key, below in schema.properties(part):
-            if "object" in schema.types(below):
-                walk(below, (*path, key))
-            elif "array" not in schema.types(below):
-                found["_".join(("PFXHTTP", *map(str, path), key)).upper()] = (*path, key)
 
-    server = schema.at(("server",))
-    assert server is not None
-    walk(server, ("server",))
+def entry_variables(section: str, names: Iterable[str]) -> Variables:
+    """The variables of the values in the entries of a section, which have these names, and in its `defaults`."""
+    return _variables([(section, name) for name in dict.fromkeys(["defaults", *names])])
+
+
+def _variables(blocks: Iterable[Path]) -> Variables:
+    found: dict[str, tuple[Path, ...]] = {}
+    for block in blocks:
+        for path in _values(schema.at(block) or {}, block):
+            name = _folded("_".join((PREFIX.rstrip("_"), *map(str, path))).upper())
+            found[name] = (*found.get(name, ()), path)
     return found
 
 
+def _values(part: schema.Subschema, path: Path) -> Iterator[Path]:
+    """The paths of all values below that are not blocks."""
+    for key, below in schema.properties(part):
+        if "properties" in below:
+            yield from _values(below, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _folded(name: str) -> str:
+    return _NOT_IN_A_NAME.sub("_", name)
+
+
 def override(root: Node, environ: Mapping[str, str]) -> list[Problem]:
-    """Put the values of the variables into the tree. Returns a problem for each unknown variable."""
+    """Put the values of the variables into the tree. Returns a problem for each variable that has none to set."""
     problems: list[Problem] = []
+    known: dict[str, Variables] = {}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or not environ[name]:
+        section = _section(name)
+        if section is None or not environ[name]:
             continue
-        path = variables().get(name)
-        if path is None:
-            message = f"no such setting{did_you_mean(name, variables())}"
+        if section not in known:
+            node = root.get(section)
+            names = node.value if node is not None and isinstance(node.value, dict) else ()
+            known[section] = server_variables() if section == _SERVER else entry_variables(section, names)
+        paths = known[section].get(_folded(name), ())
+        message = _mistake(name, paths, known[section])
+        if message:
             problems.append(Problem("environment", 0, 0, name if name.isprintable() else ascii(name), message))
         else:
-            _set(root, path, name, environ[name])
+            _set(root, paths[0], name, environ[name])
     return problems
+
+
+def _section(name: str) -> str | None:
+    """The section that a variable is for; None for a variable of something else."""
+    for section in (_SERVER, *SECTIONS.values()):
+        if name.startswith(f"{PREFIX}{section.upper()}_"):
+            return section
+    return None
+
+
+def _mistake(name: str, paths: tuple[Path, ...], known: Variables) -> str:
+    if not paths:
+        return f"no such setting{did_you_mean(name, known)}"
+    if len(paths) > 1:
+        return f"is ambiguous: it can mean {' or '.join(map(dotted, paths))}"
+    types = schema.types(schema.at(paths[0]) or {})
+    if not set(types) - {"array", "object"}:
+        what = "a list" if "array" in types else "a mapping"
+        return f"{dotted(paths[0])} is {what}, which cannot be set by a variable"
+    return ""
 
 
 def _set(root: Node, path: Path, name: str, text: str) -> None:
@@ -78,4 +128,6 @@ def _typed(text: str, part: schema.Subschema) -> Any:
         return _BOOLEANS.get(text.strip().lower(), text)
     if "integer" in types and _INTEGER.fullmatch(text.strip()):
         return int(text.strip())  # int() itself does not take all blanks
+    if types == ("number",) and _NUMBER.fullmatch(text.strip()):
+        return float(text.strip())
     return text

@@ -30,7 +30,8 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One socket that clients connect to. `mode` is the permission bits of a Unix socket; -1 is the default."""
+    """One socket that clients connect to. `name` is "" for a socket map listener without one. `mode` is the permission
+    bits of a Unix socket; -1 is the default."""
 
     kind: str
     name: str
@@ -42,6 +43,11 @@ class Listener:
     group: str = ""
     systemd_socket_name: str = ""
     worker_pool: Pool | None = None
+
+    @property
+    def title(self) -> str:
+        """What the listener is called in messages: its name, or its address if it has none."""
+        return self.name or self.endpoint
 
     @property
     def endpoint(self) -> str:

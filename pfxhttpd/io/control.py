@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pfxhttpd.io import SetupError
-from pfxhttpd.io.directory import Directory, Owner, acting_as, make
+from pfxhttpd.io.directory import Directory, Owner, acting_as, check, make
 
 SYSTEM_DIRECTORY = "/run/pfxhttp"
 SOCKET = "control.sock"
@@ -69,6 +69,11 @@ def make_directory(path: str, owner: Owner | None = None, made: list[str] | None
                 _take_over(runtime, owner)
     except OSError as error:
         raise _setup_error("runtime directory", path, error) from error
+
+
+def check_directory(path: str, owner: Owner | None = None) -> None:
+    """Raise the `SetupError` that `make_directory` would raise, as far as it can be seen without making anything."""
+    check("runtime directory", path, owner)
 
 
 def _take_over(runtime: Directory, owner: Owner) -> None:

@@ -164,7 +164,6 @@ def make(what: str, path: str, owner: Owner | None = None, made: list[str] | Non
     when the directory exists and belongs to another user than root or the owner.
     """
     made = [] if made is None else made
-    wanted = owner[0] if owner else os.geteuid()
     try:
         try:
             opened = Directory(path)
@@ -172,9 +171,35 @@ def make(what: str, path: str, owner: Owner | None = None, made: list[str] | Non
             _create(path, owner, made)
             opened = Directory(path)
     except OSError as error:
-        raise SetupError(f"{what} {path}: {error.strerror or error}", isinstance(error, PermissionError)) from error
+        raise _refused(what, path, error) from error
+    _check_owner(what, path, opened, owner)
+
+
+def check(what: str, path: str, owner: Owner | None = None) -> None:
+    """Raise the `SetupError` that `make` would raise, as far as it can be seen without making anything."""
+    existing = path.rstrip("/") or "/"
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing) or "."
+    try:
+        opened = Directory(existing)
+    except OSError as error:
+        raise _refused(what, path, error) from error
+    if existing == (path.rstrip("/") or "/"):
+        _check_owner(what, path, opened, owner)
+        return
     with opened:
-        user = opened.status.st_uid
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise _refused(what, path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _refused(what: str, path: str, error: OSError) -> SetupError:
+    return SetupError(f"{what} {path}: {error.strerror or error}", isinstance(error, PermissionError))
+
+
+def _check_owner(what: str, path: str, opened: Directory, owner: Owner | None) -> None:
+    """Close the directory. Raises `SetupError` if it belongs to another user than root or the owner."""
+    with opened:
+        user, wanted = opened.status.st_uid, owner[0] if owner else os.geteuid()
     if user not in (0, wanted):
         raise SetupError(
             f"{what} {path}: it belongs to user {user}; remove it, or give it to user {wanted}", permission=True

@@ -54,6 +54,11 @@ class Connection:
     arrived_as: tuple[bytes, str] = field(default=(b"", ""), repr=False, compare=False)
     """The message in which an idle connection arrived, and its session then."""
 
+    @property
+    def listener(self) -> str:
+        """What its listener is called in messages, as `config.settings.Listener.title` says."""
+        return self.name or self.endpoint
+
     def pack(self) -> bytes:
         """The message that `send` takes. An idle connection has nothing left to serve or to send, and no SASL state; if
         nothing has changed, the message in which it arrived is used again."""

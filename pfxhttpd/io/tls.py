@@ -22,18 +22,35 @@ _BUNDLES = (
 """The system's trust store as one file, on Debian, Fedora, SUSE and Alpine."""
 
 
-def context(tls: Tls) -> ssl.SSLContext:
+_NOT_ENABLED = "server.tls.{} is not used, because server.tls.enabled is not true"
+
+
+class BackendContext(ssl.SSLContext):
+    """A context that can say, for the messages of errors, which authorities are `trusted` and which client certificate is
+    `sent`."""
+
+    trusted: str = ""
+    sent: str = ""
+
+
+def context(tls: Tls) -> BackendContext:
     """The TLS context for all backends; TLS 1.2 at least. Raises `SetupError` with the exit code EX_CONFIG."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made = BackendContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.sent = f"sent was {tls.cert}" if tls.cert else "none is configured (server.tls.cert)"
     if not tls.enabled:
         _load_system_store(made)
+        if tls.root_ca:
+            made.trusted = f"{_NOT_ENABLED.format('root_ca')}; {made.trusted}"
+        if tls.cert:
+            made.sent = _NOT_ENABLED.format("cert")
         return made
     if tls.skip_verify:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     elif tls.root_ca:
         _load("server.tls.root_ca", tls.root_ca, lambda: made.load_verify_locations(cafile=tls.root_ca))
+        made.trusted = f"trusted is {tls.root_ca}"
     else:
         _load_system_store(made)
     if tls.cert:
@@ -51,13 +68,14 @@ def _load_client_certificate(made: ssl.SSLContext, tls: Tls) -> None:
     made.load_cert_chain(tls.cert, tls.key or None, password=refuse)
 
 
-def _load_system_store(made: ssl.SSLContext) -> None:
+def _load_system_store(made: BackendContext) -> None:
     candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *_BUNDLES)
     bundle = next((path for path in candidates if path and os.path.isfile(path)), None)
     if bundle:
         _load("the system's trust store", bundle, lambda: made.load_verify_locations(cafile=bundle))
     else:
         made.load_default_certs()
+    made.trusted = f"trusted is the system's store {bundle or ''}".rstrip()
 
 
 def _load(what: str, path: str, load: Callable[[], None]) -> None:
@@ -65,6 +83,8 @@ def _load(what: str, path: str, load: Callable[[], None]) -> None:
         load()
     except ssl.SSLError as error:
         reason = f"no PEM file that can be used ({error.reason or error})"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the private key of server.tls.key does not belong to this certificate"
         raise SetupError(f"{what}: {path}: {reason}", exit_code=os.EX_CONFIG) from error
     except OSError as error:
         raise SetupError(f"{what}: {path}: {error.strerror}", exit_code=os.EX_CONFIG) from error

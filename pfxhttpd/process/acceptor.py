@@ -118,7 +118,7 @@ class Acceptor:
         connection = Connection(kind, name, endpoint, listen.peer_name(accepted, address), time.monotonic())
         self._prepare(accepted, connection)
         if self._log.info:
-            self._log.info("New connection established", **connection_fields(connection), listener=name)
+            self._log.info("New connection established", **connection_fields(connection), listener=connection.listener)
         return accepted.detach(), connection
 
     def _prepare(self, accepted: socket.socket, connection: Connection) -> None:

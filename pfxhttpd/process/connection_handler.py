@@ -159,7 +159,7 @@ class ConnectionHandler:
             self._log.error(
                 "Client speaks another protocol",
                 **connection_fields(connection),
-                listener=connection.name,
+                listener=connection.listener,
                 expected=expected,
                 spoken=spoken,
             )

@@ -1,4 +1,4 @@
-"""What a worker inherits from the master."""
+"""What a worker inherits from the master, and what of it the services need."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """`title` names the worker in `ps`. `listeners` are sockets by endpoint; `ready` receives connections that have
-    something to read, `parking` takes those that have not, and `channel` leads to the master. `targets` maps each target
-    to its row on the scoreboard. In `counters` the worker counts the outcomes of requests.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceContext:
+    """What requests are answered with. `title` names the worker in `ps`, and `row` is its row on the scoreboard. `targets`
+    maps each target to its row there. In `counters` the worker counts the outcomes of requests.
     """
 
     title: str
     pool: Pool
-    pool_row: PoolRow
     row: WorkerRow
     board: Scoreboard
     counters: EntryCounters
+    targets: Mapping[str, int]
+    cache: CacheClient
+    connection_limit: ConnectionLimit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext(ServiceContext):
+    """What a worker has besides: `listeners` are sockets by endpoint; `ready` receives connections that have something to
+    read, `parking` takes those that have not, and `channel` leads to the master.
+    """
+
+    pool_row: PoolRow
     listeners: Mapping[str, socket.socket]
     ready: socket.socket
     parking: socket.socket
     channel: socket.socket
     max_connections: int
     generation: int
-    targets: Mapping[str, int]
-    cache: CacheClient
-    connection_limit: ConnectionLimit

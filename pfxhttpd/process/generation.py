@@ -224,7 +224,9 @@ def _pool_key(listener: Listener) -> str:
 def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
     """(key, title, pool) of each pool that has a listener, the global one first."""
     listeners = settings.server.listen
-    pools = [(listener.endpoint, listener.name, listener.worker_pool) for listener in listeners if listener.worker_pool]
+    pools = [
+        (listener.endpoint, listener.title, listener.worker_pool) for listener in listeners if listener.worker_pool
+    ]
     if len(pools) < len(listeners):
         pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
     if len(pools) > POOLS:

@@ -120,7 +120,7 @@ class Master:
         setproctitle(f"pfxhttpd: master {settings.source}")
         if self._log.info:
             for listener in settings.server.listen:
-                self._log.info("Listening", listener=f"{listener.kind}:{listener.name}", address=listener.endpoint)
+                self._log.info("Listening", listener=f"{listener.kind}:{listener.title}", address=listener.endpoint)
         self._supervisor.freeze_memory()
         while True:
             now = time.monotonic()
@@ -257,6 +257,7 @@ class Master:
         for number in self._signal_actions:
             signal.signal(number, signal.SIG_IGN)  # a second TERM must not change the exit code of a stop that is done
         self._control.close()
+        self._supervisor.remove_cache_socket()
         if self._log.info:
             self._log.info("Stopped")
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pfxhttpd.config.settings import (
@@ -20,7 +20,7 @@ from pfxhttpd.io.oidc.endpoints import Endpoints
 from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.process.connection_handler import Service
-from pfxhttpd.process.context import WorkerContext
+from pfxhttpd.process.context import ServiceContext
 from pfxhttpd.rules.breaker import BreakerRule
 from pfxhttpd.service.backend import Backend, plain_target, proxies_for
 from pfxhttpd.service.breaker import SharedBreaker
@@ -54,12 +54,18 @@ class Services:
     status: WorkerStatus
 
 
-def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logger: Logger) -> Services:
-    """The services of a worker. `tls` holds for all backends."""
+def build(
+    context: ServiceContext,
+    settings: Settings,
+    tls: ssl.SSLContext,
+    logger: Logger,
+    make_transport: Callable[..., Transport] = Transport,
+) -> Services:
+    """The services of a worker. `tls` holds for all backends. `make_transport` takes the arguments of `Transport`."""
     server = settings.server
     entries = [entry for section in settings.entries.values() for entry in section.values()]
     status = WorkerStatus(context.row, context.title, entries)
-    transport = Transport(
+    transport = make_transport(
         tls,
         idle=server.http_client.idle_connection_timeout,
         max_idle=context.connection_limit.max_idle,
@@ -103,7 +109,7 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
     return Services(by_kind, transport, cache, status)
 
 
-def _breaker(target: str, timeout: float, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:
+def _breaker(target: str, timeout: float, context: ServiceContext, settings: Settings, logger: Logger) -> SharedBreaker:
     """The circuit breaker of a target whose requests take `timeout` seconds at most."""
     breaker = settings.server.circuit_breaker
     rule = BreakerRule(breaker.failures, breaker.cooldown, timeout + PROBE_GRACE, timeout * OUTCOME_WAIT)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pfxhttpd import __version__
 from pfxhttpd.io.cache.documents import ProviderState
+from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process import pool_load, status_problems
 from pfxhttpd.process.child import State
@@ -23,7 +24,6 @@ from pfxhttpd.service.oidc.provider import breaker_target
 
 ACCEPTING_AGAIN = 2.0
 """Seconds without a failure after which connections count as accepted again."""
-HOUR = 3600.0
 
 _Breaker = tuple[int, int, float, tuple[int, ...]]
 """What `TargetRow.read` returns."""
@@ -71,10 +71,11 @@ def snapshot(
             _provider(uri, board.target(generation.targets[name]).read(), known.get(uri), now)
             for name, uri in names.items()
         ],
+        "log": _log(generation.logger, now),
         "deaths": [
             {"process": death.process, "why": death.why, "seconds": round(now - death.at, 1)}
             for death in supervisor.deaths
-            if now - death.at < HOUR
+            if now - death.at < status_problems.HOUR
         ],
         **_processes(supervisor, board, now),
     }
@@ -109,6 +110,12 @@ def _entries(generation: Generation, totals: EntryTotals, now: float) -> list[di
             }
         found.append(shown)
     return found
+
+
+def _log(logger: Logger, now: float) -> dict[str, Any]:
+    """The log lines that were lost since the start, and how many seconds ago the last one was; None for never."""
+    lost = logger.lost_lines
+    return {"lost": lost.count, "lost_seconds": round(now - lost.last_at, 1) if lost.last_at else None}
 
 
 def _error(error: tuple[float, str], now: float) -> dict[str, Any]:

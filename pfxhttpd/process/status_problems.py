@@ -7,6 +7,9 @@ from typing import Any
 
 Status = Mapping[str, Any]
 
+HOUR = 3600.0
+"""Seconds after which what is over is no problem any more."""
+
 
 def of(status: Status) -> list[str]:
     """The problems; none if all is well. `status` is what `process.status.snapshot` returns."""
@@ -17,6 +20,7 @@ def of(status: Status) -> list[str]:
         *_provider_problems(status),
         *_limit_problems(status),
         *_process_problems(status),
+        *_log_problems(status),
     ]
 
 
@@ -32,8 +36,9 @@ def _pool_problems(status: Status) -> Iterator[str]:
     for pool in status["pools"]:
         waiting = pool["waiting"] + pool["backlog"]
         if pool["workers"] and pool["busy_seconds"] and waiting:
+            workers = "its only worker has" if pool["busy"] == 1 else f"all {pool['busy']} workers have"
             yield (
-                f"pool {pool['pool']}: all {pool['busy']} workers have been busy for {duration(pool['busy_seconds'])},"
+                f"pool {pool['pool']}: {workers} been busy for {duration(pool['busy_seconds'])},"
                 f" {waiting} {'client waits' if waiting == 1 else 'clients wait'}"
             )
         if pool["waiting"] >= pool["max_queue"]:
@@ -65,9 +70,10 @@ def _target_problems(status: Status) -> Iterator[str]:
     for target in status["targets"]:
         if target["breaker"] != "closed":
             error = f": {target['error']}" if target["error"] else ""
+            failures = "1 failure" if target["failures"] == 1 else f"{target['failures']} failures"
             yield (
                 f"target {target['target']}: the circuit breaker has been {target['breaker']} for"
-                f" {duration(target['seconds'])}, after {target['failures']} failures{error}"
+                f" {duration(target['seconds'])}, after {failures}{error}"
             )
 
 
@@ -86,6 +92,13 @@ def _limit_problems(status: Status) -> Iterator[str]:
             f"all {status['max_connections']} connections that the server may hold are in use,"
             " no further connection is accepted"
         )
+
+
+def _log_problems(status: Status) -> Iterator[str]:
+    log = status["log"]
+    if log["lost"] and log["lost_seconds"] < HOUR:
+        lines = "1 log line was" if log["lost"] == 1 else f"{log['lost']} log lines were"
+        yield f"{lines} lost since the start, the last one {duration(log['lost_seconds'])} ago: the log cannot be written"
 
 
 def _process_problems(status: Status) -> Iterator[str]:

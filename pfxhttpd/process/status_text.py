@@ -23,15 +23,16 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     text = [
         f"pfxhttpd {status['version']} pid {status['pid']} generation {status['generation']} {status['configuration']}",
         (
-            f"up {duration(status['uptime'])}: {status['requests']} requests, {status['rate']:g} a second in the last"
-            f" minute, {status['failures']} failures; {status['connections']} of {status['max_connections']} connections"
+            f"up {duration(status['uptime'])}: {_count(status['requests'], 'request')}, {status['rate']:g} a second in the"
+            f" last minute, {_count(status['failures'], 'failure')};"
+            f" {status['connections']} of {status['max_connections']} connections"
         ),
         *map(_entry_line, status["entries"]),
     ]
     for pool in status["pools"]:
         backlog = f", {pool['backlog']} not accepted yet" if pool["backlog"] else ""
         text.append(
-            f"pool {pool['pool']}: {pool['workers']} workers, {pool['busy']} busy, {pool['waiting']} of"
+            f"pool {pool['pool']}: {_count(pool['workers'], 'worker')}, {pool['busy']} busy, {pool['waiting']} of"
             f" {pool['max_queue']} waiting{backlog}, listening on {' '.join(pool['listeners'])}"
         )
     cache = status["cache"]
@@ -43,11 +44,15 @@ def lines(status: Mapping[str, Any]) -> list[str]:
     )
     for target in status["targets"]:
         since = f" for {duration(target['seconds'])}" if "seconds" in target else ""
-        text.append(f"target {target['target']}: breaker {target['breaker']}{since}, {target['failures']} failures")
+        text.append(
+            f"target {target['target']}: breaker {target['breaker']}{since}, {_count(target['failures'], 'failure')}"
+        )
     text += map(_provider_line, status["providers"])
     for worker in status["workers"]:
         busy = f" {worker['entry']} for {worker['seconds']:.1f} s" if worker["entry"] else ""
-        text.append(f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {worker['requests']} requests")
+        text.append(
+            f"{worker['process']} pid {worker['pid']}: {worker['state']}{busy}, {_count(worker['requests'], 'request')}"
+        )
     text += [f"{other['process']} pid {other['pid']}: {other['state']}" for other in status["processes"]]
     return text
 
@@ -57,11 +62,15 @@ def _entry_line(entry: Mapping[str, Any]) -> str:
     if not entry["requests"]:
         return f"{label}: no requests"
     failed = entry["failed"] + entry["not_sent"] + entry["unexpected"]
-    text = f"{label}: {entry['requests']} requests, {entry['rate']:g} a second, {failed} failed"
+    text = f"{label}: {_count(entry['requests'], 'request')}, {entry['rate']:g} a second, {failed} failed"
     if entry["p50"] is None:
         return text
     times = ", ".join(f"{name} {_milliseconds(entry[name])}" for name in ("p50", "p95", "p99"))
     return f"{text}, {times}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _milliseconds(seconds: float) -> str:

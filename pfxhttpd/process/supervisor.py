@@ -12,12 +12,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 from setproctitle import setproctitle
 
 from pfxhttpd.io import backend_connection_limit, handoff, listen
 from pfxhttpd.io.cache.client import CacheClient
+from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.process import cache
@@ -125,6 +127,11 @@ class Supervisor:
     def due(self) -> list[float]:
         """When the slots that are vacant now may be filled (monotonic seconds)."""
         return [slot.due for slot in self.slots() if slot.vacant]
+
+    def remove_cache_socket(self) -> None:
+        """Remove the socket that a cache process has left behind which was killed. No cache process runs any more."""
+        with suppress(OSError):
+            remove_socket(self._cache_directory)
 
     # -- forks --------------------------------------------------------------------------------------------------
 

@@ -95,7 +95,7 @@ def entry_secrets(entry: Entry) -> set[str]:
 def _secrets_of_entry(entry: Entry) -> Iterator[str]:
     for name, value in entry.headers:
         if is_secret_name(name, strict=True):
-            yield from _secrets_of_header(value)
+            yield from header_secrets(value)
     yield from url_secrets(entry.target)
     clients: tuple[BackendOidc | SaslOidc, ...] = (entry.backend_oidc, entry.sasl_oidc, *entry.sasl_oidc.providers)
     for oidc in clients:
@@ -104,7 +104,7 @@ def _secrets_of_entry(entry: Entry) -> Iterator[str]:
         yield from url_secrets(oidc.configuration_uri)
 
 
-def _secrets_of_header(value: str) -> Iterator[str]:
+def header_secrets(value: str) -> Iterator[str]:
     """A header's value, the credentials after its scheme, and the password in those of the Basic scheme (RFC 7617)."""
     scheme, _, credentials = value.partition(" ")
     yield value

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pfxhttpd.config.settings import Entry
 from pfxhttpd.rules.breaker import SERVER_ERROR, Outcome, outcome_of
-from pfxhttpd.rules.response import BackendError, BackendResponse, check_status
+from pfxhttpd.rules.response import BackendError, BackendResponse, check_status, status_hint
 from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.sanitize import account_error, one_line
 
@@ -95,7 +95,8 @@ def login_verdict(
         raise CredentialsRefused(f"backend refused our credentials with status code {status}", status=status)
     if reason:
         return LoginRefused(reason)
-    raise BackendError(f"backend answered with status code {status} and without Auth-Status", status=status)
+    hint = status_hint(entry, response)
+    raise BackendError(f"backend answered with status code {status} and without Auth-Status{hint}", status=status)
 
 
 def login_outcome(entry: Entry, response: BackendResponse) -> Outcome:

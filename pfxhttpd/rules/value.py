@@ -13,6 +13,10 @@ MISSING: Final = object()
 """What `find` returns if there is no value at the path. A `null` at the path is returned as None."""
 
 
+MAX_FIELDS = 10
+"""Fields of a document that `field_names` names."""
+
+
 class UnsupportedValue(ValueError):
     """The value cannot be written on a line. The error's text says what it is."""
 
@@ -58,6 +62,17 @@ def _search(document: JSON, name: str) -> JSON:
             node = node.values()
         queue.extend([child for child in node if type(child) is dict or type(child) is list])
     return MISSING
+
+
+def field_names(document: JSON) -> str:
+    """The names of the document's fields, with those of the objects directly in it as paths."""
+    if not isinstance(document, dict):
+        return "none, it is an array"
+    names: list[str] = []
+    for name, value in document.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
+    more = ", ..." if len(names) > MAX_FIELDS else ""
+    return (", ".join(names[:MAX_FIELDS]) + more) or "none, it is empty"
 
 
 def render(value: JSON) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
-from pfxhttpd.rules.response import JSON, BackendError, BackendResponse
+from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, status_hint
 from pfxhttpd.rules.value import UnsupportedValue, find, render
 from pfxhttpd.wire import policy, socketmap
 from pfxhttpd.wire.sanitize import clean, one_line
@@ -49,7 +49,7 @@ def map_reply(entry: Entry, response: BackendResponse, redact: Redact = str) -> 
         return _refused(problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document, redact)
+        problem = reported_error(entry, document, redact)
         if problem:
             return _refused(problem)
     try:
@@ -67,7 +67,7 @@ def policy_action(entry: Entry, response: BackendResponse, redact: Redact = str)
         return PolicyVerdict(entry.failure_action, False, problem)
     document = _document(response)
     if entry.error_field:
-        problem = _error(entry, document, redact)
+        problem = reported_error(entry, document, redact)
         if problem:
             return PolicyVerdict(entry.failure_action, False, problem)
     try:
@@ -102,10 +102,12 @@ def _document(response: BackendResponse) -> JSON:
 
 def _unexpected(entry: Entry, response: BackendResponse) -> str:
     """What to report of a status that the entry does not expect; "" for one that it does."""
-    return "" if response.status in entry.status_codes else f"unexpected status code {response.status}"
+    if response.status in entry.status_codes:
+        return ""
+    return f"unexpected status code {response.status}{status_hint(entry, response)}"
 
 
-def _error(entry: Entry, document: JSON, redact: Redact) -> str:
+def reported_error(entry: Entry, document: JSON, redact: Redact) -> str:
     """What the error field says, on one line; "" when it is absent, empty, false or the value that means no error."""
     value = find(document, entry.error_field)
     if value is False or value == {}:

@@ -138,7 +138,7 @@ class Backend:
         """One request, whose outcome the breaker counts."""
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
-        outcome = Outcome.SUCCESS
+        outcome, content = Outcome.SUCCESS, None
         try:
             response = self._send(question, body, deadline)
             status, content = response.status_code, response.body
@@ -153,6 +153,8 @@ class Backend:
                 answer = BackendResponse(status, headers, content)
                 outcome = login_outcome(entry, answer)
         except BackendError as error:
+            if content is not None:
+                error.response = BackendResponse(status, _NO_HEADERS, content)
             self._record(decision, outcome_of(error.status), question, error.timeout)
             raise
         except BaseException:

@@ -15,7 +15,7 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import FAILURES, STATUS_CODES, TargetRow
 from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED, EntryRow
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
-from pfxhttpd.rules.value import MISSING, find
+from pfxhttpd.rules.value import MISSING, field_names, find
 from pfxhttpd.service.breaker import BreakerOpen
 from pfxhttpd.wire.sanitize import one_line
 
@@ -27,8 +27,6 @@ BODY_LIMIT = 200
 """Characters of a response's body that are logged."""
 MAX_BODY = 4000
 """Bytes of it in which secrets are looked for, so that one is found whole that is only partly among those characters."""
-MAX_FIELDS = 10
-"""Fields of an answer that are named."""
 
 
 class EntryReport:
@@ -50,7 +48,7 @@ class EntryReport:
         """A request was answered with this JSON document, in which there is no value."""
         if self._row.may_lack_field:
             missing = find(document, self._entry.value_field) is MISSING
-            self._row.note_fields(one_line(_fields(document)) if missing else "")
+            self._row.note_fields(one_line(field_names(document)) if missing else "")
         self._row.count(NOT_FOUND)
 
     def log_response(
@@ -68,9 +66,18 @@ class EntryReport:
                 body=redact(response.body[:MAX_BODY].decode("utf-8", "replace"))[:BODY_LIMIT],
             )
 
-    def failed(self, message: str, error: BackendError, fields: Mapping[str, object], cached: bool | None) -> None:
+    def failed(
+        self,
+        message: str,
+        error: BackendError,
+        fields: Mapping[str, object],
+        cached: bool | None,
+        redact: Callable[[str], str],
+    ) -> None:
         """The request failed. `message` and `fields` are for the log; `cached` says whether the cache had an answer, None
-        without a cache."""
+        without a cache. `redact` is that of `log_response`."""
+        if error.response is not None:
+            self.log_response(error.response, fields, redact)
         level: Callable[..., None] | None = self._log.info
         if isinstance(error, BreakerOpen):
             self._row.count_not_sent()
@@ -97,14 +104,3 @@ class EntryReport:
         """The method that logs a line about a problem of this kind: `error` for the first one, else `info`."""
         log = self._log
         return log.error if log.error and self._target_row.is_first(kind, time.monotonic()) else log.info
-
-
-def _fields(document: JSON) -> str:
-    """The names of the document's fields, with those of the objects directly in it as paths."""
-    if not isinstance(document, dict):
-        return "none, it is an array"
-    names: list[str] = []
-    for name, value in document.items():
-        names += [f"{name}.{inner}" for inner in value] if isinstance(value, dict) and value else [name]
-    more = ", ..." if len(names) > MAX_FIELDS else ""
-    return (", ".join(names[:MAX_FIELDS]) + more) or "none, it is empty"

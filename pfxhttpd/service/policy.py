@@ -53,7 +53,9 @@ class PolicyService:
             verdict = policy_action(entry, response, backend.redact)
         except BackendError as error:
             action = cache.get(self._key(entry, attributes)) if cache.enabled else None
-            report.failed("Backend failed", error, context.fields, action is not None if cache.enabled else None)
+            report.failed(
+                "Backend failed", error, context.fields, action is not None if cache.enabled else None, backend.redact
+            )
             return entry.failure_action if action is None else action
         if cache.enabled and not verdict.problem:
             cache.put(self._key(entry, attributes), entry.name, verdict.action if verdict.cacheable else None)

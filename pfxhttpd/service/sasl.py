@@ -132,8 +132,9 @@ class SaslService:
             return session.fail(attempt, refused.reason, status=refused.status)
         except BackendError as error:
             if backend is not None:
-                error.reason = backend.redact(error.reason, attempt.secret)
-                backend.report.failed("Authentication could not be decided", error, fields, cached=None)
+                redact = partial(backend.redact, password=attempt.secret)
+                error.reason = redact(error.reason)
+                backend.report.failed("Authentication could not be decided", error, fields, None, redact)
             elif self._log.info:
                 self._log.info("Authentication could not be decided", **fields, reason=error.reason)
             if backend is None or backend.entry.temporary_failure == DISCONNECT:

@@ -50,7 +50,7 @@ class SocketMapService:
         else:
             reply = _NO_SUCH_MAP
             if log.error and self._unknown.passes(query.name):
-                log.error("No such map", **context.fields, map=query.name, listener=connection.name)
+                log.error("No such map", **context.fields, map=query.name, listener=connection.listener)
         if log.debug:
             log.debug("Response sent", **context.fields, status=reply.status, reply=reply.text)
         return socketmap.encode(reply, self._limit)
@@ -64,7 +64,9 @@ class SocketMapService:
             verdict = map_reply(entry, response, backend.redact)
         except BackendError as error:
             value = cache.get(cache_key.map_key(entry.name, key)) if cache.enabled else None
-            report.failed("Backend failed", error, context.fields, value is not None if cache.enabled else None)
+            report.failed(
+                "Backend failed", error, context.fields, value is not None if cache.enabled else None, backend.redact
+            )
             return failure_reply(error) if value is None else SocketMapReply(OK, value)
         if cache.enabled and not verdict.problem:
             value = verdict.reply.text if verdict.cacheable else None

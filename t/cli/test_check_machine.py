@@ -14,6 +14,7 @@ from kit import ports
 from kit.backend import ThreadBackend
 from kit.certificates import Authority
 from kit.configuration import configuration, listener, policy, socket_map
+from kit.needs import needs
 from kit.server import ServerTls
 
 from pfxhttpd.__main__ import parser, run
@@ -74,6 +75,7 @@ REFUSED = {
     "no user": (server(run_as_user="no-such-user"), "server.run_as_user: there is no such user"),
     "no group": (server(run_as_group="no-such-group"), "server.run_as_group: there is no such group"),
     "no jail": (server(chroot="/no/such/jail"), "server.chroot: there is no such directory"),
+    "no runtime directory": (server(runtime_directory="/etc/passwd/x/y"), "server.runtime_directory: Not a directory"),
     "no socket directory": (unix(address="/no/such/directory/s"), "listen\\[0\\].address: .*there is no directory"),
     "no socket user": (unix(user="no-such-user"), "listen\\[0\\].address: .*there is no user no-such-user"),
     "a foreign address": (
@@ -106,7 +108,19 @@ def test_a_key_that_does_not_fit_its_certificate_is_refused(tmp_path: Path, caps
     one, other = ours.server(), ours.server()
     path = written(tmp_path, server(tls={"enabled": True, "cert": one.certificate, "key": other.key}))
     assert checked(path) == 78
-    assert "server.tls.cert: " in capsys.readouterr().err
+    assert "server.tls.cert: " in (said := capsys.readouterr().err)
+    assert said.endswith(f"{one.certificate}: the private key of server.tls.key does not belong to this certificate\n")
+
+
+def test_a_runtime_directory_of_another_user_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("root")
+    path = written(tmp_path, server(run_as_user="nobody", runtime_directory=str(tmp_path / "run")))
+    assert checked(path) == 0
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 1, 1)
+    assert checked(path) == 78
+    assert "server.runtime_directory: it belongs to user 1; remove it, or give it to user " in capsys.readouterr().err
 
 
 def world_writable(config: dict[str, Any], directory: Path) -> None:
@@ -223,4 +237,32 @@ def test_connect_says_for_each_backend_whether_it_can_be_reached(
         assert checked(written(tmp_path, broken), "--connect") == 69
         shown = capsys.readouterr().out
         assert f"http://127.0.0.1:{closed}: cannot connect to 127.0.0.1" in shown
-        assert "certificate" in next(line for line in shown.splitlines() if line.startswith("https://"))
+        assert "trusted is the system's store" in next(
+            line for line in shown.splitlines() if line.startswith("https://")
+        )
+
+
+def test_connect_names_what_a_set_up_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = Authority(tmp_path / "ca")
+    pair = ours.server()
+    with (
+        ThreadBackend(ServerTls(pair.certificate, pair.key)) as secure,
+        ThreadBackend(ServerTls(pair.certificate, pair.key, client_ca=ours.certificate)) as demanding,
+        ThreadBackend() as plain,
+    ):
+
+        def change(config: dict[str, Any], directory: Path) -> None:
+            config["server"]["tls"] = {"enabled": True, "root_ca": ours.certificate}
+            config["socket_maps"] = {
+                "users": socket_map(f"http://127.0.0.1:{secure.port}/"),
+                "more": socket_map(f"https://127.0.0.1:{demanding.port}/"),
+                "plain": socket_map(f"https://127.0.0.1:{plain.port}/"),
+            }
+            config["policy_services"]["checks"]["target"] = f"http://127.0.0.1:{plain.port}/"
+
+        assert checked(written(tmp_path, change), "--connect") == 69
+        found = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("http"))
+        assert found[f"http://127.0.0.1:{secure.port}"] == "the port speaks TLS (the target has to begin with https:)"
+        assert "demands a client certificate" in found[f"https://127.0.0.1:{demanding.port}"]
+        assert found[f"https://127.0.0.1:{plain.port}"].startswith("the port does not speak TLS")
+        assert found[f"http://127.0.0.1:{plain.port}"] == "connected"

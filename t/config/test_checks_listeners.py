@@ -27,6 +27,8 @@ MAP = "kind: socket_map, name: m"
     "listener, expected",
     [
         (f"{MAP}, port: 5", Listener("socket_map", "m", "tcp", "", 5)),
+        ("kind: socket_map, port: 5", Listener("socket_map", "", "tcp", "", 5)),
+        ("kind: socket_map, name: '', port: 5", Listener("socket_map", "", "tcp", "", 5)),
         (f"{MAP}, type: tcp, address: '[::]', port: 5", Listener("socket_map", "m", "tcp", "[::]", 5)),
         (f"{MAP}, type: tcp6, address: '::1', port: '5'", Listener("socket_map", "m", "tcp6", "::1", 5)),
         (f"{MAP}, type: tcp, address: localhost, port: 65535", Listener("socket_map", "m", "tcp", "localhost", 65535)),
@@ -55,12 +57,18 @@ def test_a_listener(listener: str, expected: Listener, accepted: Any) -> None:
     "listener, line",
     [
         ("name: m, port: 5", "3:5: server.listen[0].kind: is missing"),
-        ("kind: socket_map, port: 5", "3:5: server.listen[0].name: is missing"),
+        (
+            "kind: policy_service, port: 5",
+            "3:5: server.listen[0].name: is missing: the name of the entry under policy_services that answers here",
+        ),
+        (
+            "kind: dovecot_sasl, name: '', port: 5",
+            "3:32: server.listen[0].name: is missing: the name of the entry under dovecot_sasl that answers here",
+        ),
         (
             "kind: socket_maps, name: m, port: 5",
             '3:12: server.listen[0].kind: expected one of socket_map, policy_service, dovecot_sasl, not "socket_maps" (did you mean socket_map?)',
         ),
-        ("kind: socket_map, name: '', port: 5", "3:30: server.listen[0].name: must not be empty"),
         (MAP, "3:5: server.listen[0].port: is missing"),
         (f"{MAP}, port: 0", "3:39: server.listen[0].port: must be from 1 to 65535, not 0"),
         (f"{MAP}, port: 65536", "3:39: server.listen[0].port: must be from 1 to 65535, not 65536"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,26 @@ def test_the_directories_are_searched_in_order(tmp_path: Path) -> None:
     (home / ".pfxhttp/pfxhttp.yml").mkdir()
     assert config_file.search(str(home), str(cwd)) == str(home / ".pfxhttp/pfxhttp.toml")
     assert config_file.search("", str(cwd)) == str(cwd / "pfxhttp.yaml")
+
+
+def test_keys_at_the_top_level_that_begin_with_x_hold_what_the_file_refers_to(accepted: Any) -> None:
+    text = (
+        "server: {listen: [{kind: socket_map, port: 1}]}\n"
+        "x-api: &api {target: 'http://h/', value_field: v, anything: &f {}}\n"
+        "x-time: &time 3s\n"
+        "socket_maps:\n  demo: {target: 'http://h/', value_field: v, timeout: *time}\n  defaults: *f\n"
+    )
+    loaded = accepted(text)
+    assert loaded.settings.entries["socket_map"]["demo"].timeout == 3
+    assert not [key for key in loaded.document if key.startswith("x-")]
+
+
+def test_such_a_key_is_an_error_elsewhere(refused: Any) -> None:
+    (problem,) = refused("socket_maps: {demo: {target: 'http://h/', value_field: v, x-note: a}}\n")
+    assert "socket_maps.demo.x-note: unknown key" in problem
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "Info", "error", "NONE"])
+def test_the_names_of_levels_may_be_in_capital_letters(level: str, accepted: Any) -> None:
+    text = f"server: {{listen: [{{kind: socket_map, port: 1}}], logging: {{level: {level}}}}}\nsocket_maps: {{demo: {{target: 'http://h/', value_field: v}}}}\n"
+    assert accepted(text).settings.server.logging.level == level.lower()

@@ -62,7 +62,7 @@ def test_an_empty_variable_and_those_of_others_change_nothing(accepted: Any) -> 
             "x",
             "no such setting (did you mean PFXHTTP_SERVER_LOGGING_LEVEL or PFXHTTP_SERVER_LOGGING_SYSLOG?)",
         ),
-        ("LISTEN", "x", "no such setting"),
+        ("LISTEN", "x", "server.listen is a list, which cannot be set by a variable"),
         ("QQQQQQQQQQQQQQQ", "x", "no such setting"),
         ("LOGGING_LEVEL", "loud", 'server.logging.level: expected one of none, debug, info, error, not "loud"'),
         (
@@ -92,3 +92,109 @@ def test_a_variable_that_cannot_be_used(name: str, value: str, line: str, refuse
 def test_a_section_of_the_wrong_type_is_reported(server: str, refused: Any) -> None:
     lines = refused(f"server: {server}\n{MAP}", environ={"PFXHTTP_SERVER_LOGGING_LEVEL": "info"})
     assert lines[0].startswith("1:9: server: expected a mapping, not ")
+
+
+ENTRIES = """\
+socket_maps:
+  defaults: {target: 'http://h/', value_field: v}
+  demo: {http_auth_basic: 'file:secret'}
+  my-map.2: {backend_oidc_auth: {enabled: true, configuration_uri: 'https://idp/', client_id: a}}
+  bare:
+policy_services: {rules: {target: 'http://h/', value_field: v}}
+dovecot_sasl: {login: {target: 'http://h/'}}
+"""
+
+
+@pytest.mark.parametrize(
+    "name, text, kind, entry, path, expected",
+    [
+        ("SOCKET_MAPS_DEMO_TARGET", "https://i/", "socket_map", "demo", "target", "https://i/"),
+        ("SOCKET_MAPS_DEMO_STATUS_CODE", "404", "socket_map", "demo", "status_codes", frozenset({404})),
+        ("SOCKET_MAPS_BARE_TIMEOUT", "3s", "socket_map", "bare", "timeout", 3.0),
+        ("SOCKET_MAPS_DEFAULTS_TIMEOUT", "4s", "socket_map", "bare", "timeout", 4.0),
+        ("SOCKET_MAPS_MY_MAP_2_TARGET", "https://i/", "socket_map", "my-map.2", "target", "https://i/"),
+        ("SOCKET_MAPS_MY-MAP.2_TARGET", "https://i/", "socket_map", "my-map.2", "target", "https://i/"),
+        (
+            "SOCKET_MAPS_MY_MAP_2_BACKEND_OIDC_AUTH_CLIENT_SECRET",
+            "s3cret",
+            "socket_map",
+            "my-map.2",
+            "backend_oidc.client_secret",
+            "s3cret",
+        ),
+        ("POLICY_SERVICES_RULES_FAILURE_ACTION", "DUNNO", "policy_service", "rules", "failure_action", "DUNNO"),
+        ("POLICY_SERVICES_DEFAULTS_METHOD", "GET", "policy_service", "rules", "method", "GET"),
+        ("DOVECOT_SASL_LOGIN_DEFAULT_LOCAL_PORT", "587", "dovecot_sasl", "login", "default_local_port", "587"),
+        ("DOVECOT_SASL_LOGIN_SASL_OIDC_AUTH_USERNAME_MATCH", "on", "dovecot_sasl", "login", "sasl_oidc.username_match", True),
+    ],
+)  # fmt: skip
+def test_a_variable_sets_a_value_of_an_entry(
+    name: str, text: str, kind: str, entry: str, path: str, expected: Any, accepted: Any
+) -> None:
+    value = accepted(ENTRIES, environ={f"PFXHTTP_{name}": text}).settings.entries[kind][entry]
+    for key in path.split("."):
+        value = getattr(value, key)
+    assert value == expected
+
+
+def test_credentials_from_the_environment_replace_those_of_the_file(accepted: Any) -> None:
+    environ = {"PFXHTTP_SOCKET_MAPS_DEMO_HTTP_AUTH_BASIC": "user:other", "PFXHTTP_SOCKET_MAPS_DEFAULTS_HTTP_AUTH_BASIC": "a:b"}  # fmt: skip
+    maps = accepted(ENTRIES, environ=environ).settings.entries["socket_map"]
+    assert maps["demo"].headers == (("Authorization", "Basic dXNlcjpvdGhlcg=="),)
+    assert maps["bare"].headers == (("Authorization", "Basic YTpi"),)
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("SOCKET_MAPS_DEMO_TARGT", "no such setting (did you mean PFXHTTP_SOCKET_MAPS_DEMO_TARGET"),
+        ("SOCKET_MAPS_NONE_TARGET", "no such setting"),
+        ("DOVECOT_SASL_LOGIN", "no such setting"),
+        ("SOCKET_MAPS_DEMO_CUSTOM_HEADERS", "socket_maps.demo.custom_headers is a list, which cannot be set by a variable"),
+        (
+            "DOVECOT_SASL_LOGIN_SASL_OIDC_AUTH_REQUIRED_CLAIMS",
+            "dovecot_sasl.login.sasl_oidc_auth.required_claims is a mapping, which cannot be set by a variable",
+        ),
+        ("SOCKET_MAPS_DEMO_METHOD", "socket_maps.demo.method: expected one of "),
+    ],
+)  # fmt: skip
+def test_a_variable_of_an_entry_that_cannot_be_used(name: str, line: str, refused: Any) -> None:
+    (problem,) = refused(ENTRIES, environ={f"PFXHTTP_{name}": "xyz"})
+    assert problem.startswith(f"environment: PFXHTTP_{name}: {line}")
+
+
+@pytest.mark.parametrize(
+    "names, variable, line",
+    [
+        (("a-b", "a_b"), "A_B_TARGET", "socket_maps.a-b.target or socket_maps.a_b.target"),
+        (
+            ("a", "a_backend_oidc_auth"),
+            "A_BACKEND_OIDC_AUTH_CLIENT_ID",
+            "",
+        ),
+        (
+            ("a_backend", "a_backend_oidc_auth", "a"),
+            "A_BACKEND_OIDC_AUTH_CLIENT_ID",
+            "",
+        ),
+        (
+            ("a", "a_backend_oidc_auth_client"),
+            "A_BACKEND_OIDC_AUTH_CLIENT_ID",
+            "",
+        ),
+        (("x", "X"), "X_TARGET", "socket_maps.x.target or socket_maps.X.target"),
+    ],
+)
+def test_a_variable_that_could_mean_two_values(
+    names: tuple[str, ...], variable: str, line: str, accepted: Any, refused: Any
+) -> None:
+    text = "socket_maps:\n" + "".join(f"  {name}: {{target: 'http://h/', value_field: v}}\n" for name in names)
+    assert accepted(text)
+    environ = {f"PFXHTTP_SOCKET_MAPS_{variable}": "http://i/"}
+    if line:
+        assert refused(text, environ=environ) == [
+            f"environment: {next(iter(environ))}: is ambiguous: it can mean {line}"
+        ]
+    else:
+        maps = accepted(text, environ=environ).settings.entries["socket_map"]
+        assert maps["a"].backend_oidc.client_id == "http://i/"

@@ -119,18 +119,24 @@ def test_the_schema_at_a_path() -> None:
     assert schema.at(("server", 0)) is None
 
 
-def test_every_single_value_of_server_has_a_variable() -> None:
+def test_every_single_value_has_a_variable_of_its_own() -> None:
     single = {
         path
         for path, part in PARTS.items()
-        if path.startswith("server.")
-        and not path.startswith("server.listen")
-        and not {"object", "array"} & set(schema.types(part))
+        if re.match(r"server\.|(socket_maps|policy_services|dovecot_sasl)\.x\.", path)
+        and "properties" not in part
+        and not re.search(r"\.0\b|\.x$", path)
     }
-    assert {".".join(map(str, path)) for path in environment.variables().values()} == single
-    assert environment.variables()["PFXHTTP_SERVER_TLS_ROOT_CA"] == ("server", "tls", "root_ca")
+    known = environment.server_variables()
+    for section in settings.SECTIONS.values():
+        known = {**known, **environment.entry_variables(section, ["x"])}
+    named = [".".join(map(str, path)) for paths in known.values() for path in paths]
+    assert {path for path in named if ".defaults." not in path} == single
+    assert len(set(named)) == len(named) == len(known)
+    assert known["PFXHTTP_SERVER_TLS_ROOT_CA"] == (("server", "tls", "root_ca"),)
     root = Node({}, (), Location("f"), Location("f"))
-    assert not environment.override(root, dict.fromkeys(environment.variables(), "1"))
+    variables = dict.fromkeys(environment.server_variables(), "1")
+    assert [problem.path for problem in environment.override(root, variables)] == ["PFXHTTP_SERVER_LISTEN"]
 
 
 def test_the_schema_may_be_named_in_the_file() -> None:

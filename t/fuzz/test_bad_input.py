@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from kit.examples import examples
 
 from pfxhttpd.__main__ import main
-from pfxhttpd.config.environment import variables
+from pfxhttpd.config.environment import entry_variables, server_variables
 
 TREE = Path(__file__).resolve().parents[2]
 FORMATS = {"yml": "yaml", "toml": "toml", "json": "json"}
@@ -256,7 +256,7 @@ def test_arguments_without_one(tmp_path: Path, place: str, command: str, values:
 
 # The environment.
 
-SERVER_VARIABLES = st.sampled_from(sorted(variables()))
+SERVER_VARIABLES = st.sampled_from(sorted({**server_variables(), **entry_variables("socket_maps", ["demo"])}))
 ENVIRONMENT_VALUES = st.one_of(
     ODD_TEXTS.filter(lambda text: "\ud800" not in text),
     st.sampled_from(["true", "no", "1", "-1", "999999999999999999999", "1.5", "5m", "1e5", "0777", "debug", "root", "nobody",
@@ -270,6 +270,7 @@ ENVIRONMENT_VALUES = st.one_of(
         st.one_of(
             SERVER_VARIABLES,
             ODD_TEXTS.map(lambda text: "PFXHTTP_SERVER_" + text.replace("=", "").replace("\ud800", "")),
+            ODD_TEXTS.map(lambda text: "PFXHTTP_SOCKET_MAPS_" + text.replace("=", "").replace("\ud800", "")),
         ),
         ENVIRONMENT_VALUES,
         max_size=4,

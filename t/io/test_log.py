@@ -378,6 +378,7 @@ def test_lines_of_many_processes_stay_whole() -> None:
     log.close()
     lines = parsed(received)
     lost = sum(int(line["count"]) for line in lines if line["msg"] == "Log lines were lost")
+    assert lost == log.lost_lines.count and 0 < log.lost_lines.last_at <= time.monotonic()
     assert messages(lines).count("Line") + lost == writers * each and messages(lines).count("End") == writers
     for writer in range(writers):
         numbers = [int(line["number"]) for line in lines if line.get("writer") == str(writer) and "number" in line]

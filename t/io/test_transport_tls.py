@@ -12,7 +12,12 @@ from kit.certificates import Authority
 from kit.scripted import Idle, Receive, ReceiveEnd, Reset, Scripted, Send, Signal, StartTls
 from kit.server import ServerTls
 from kit.transports import Way, ours, stock, trusting
+from requests import Request, exceptions
 
+from pfxhttpd.config.settings import Tls
+from pfxhttpd.io import tls
+from pfxhttpd.io.transport.adapter import Transport
+from pfxhttpd.io.transport.session import DirectSession
 from pfxhttpd.io.transport.stream import TlsStream as Line
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -131,6 +136,55 @@ def test_a_client_certificate_of_an_untrusted_authority(made, authority: Authori
 def test_a_server_without_tls(made):
     with Scripted([Send(b"HTTP/1.1 400 Bad Request\r\n\r\n")]) as server, made() as way:
         assert way.outcome(server.url.replace("http:", "https:")).error == "SSLError"
+
+
+def reason(url: str, settings: Tls) -> str:
+    """The error of one request with the context that the server makes of these settings."""
+    session = DirectSession(Transport(tls.context(settings)))
+    with pytest.raises(exceptions.ConnectionError) as caught:
+        session.send(session.prepare_request(Request("POST", url, data=b"{}")), timeout=5.0)
+    session.close()
+    return str(caught.value)
+
+
+def test_the_reason_names_a_target_of_the_wrong_scheme(authority: Authority):
+    with ThreadBackend() as plain:
+        text = reason(plain.url().replace("http:", "https:"), Tls())
+        assert text == "the port does not speak TLS (a target without TLS begins with http:)"
+    with served(authority) as secure:
+        text = reason(secure.url().replace("https:", "http:"), Tls())
+        assert text.endswith(
+            "closed the connection without an answer; if it expects TLS, the target has to begin with https:"
+        )
+        assert "without an answer; if" in text
+    with Scripted([Receive(), Send(b"\x15\x03\x01\x00\x02\x02\x46")]) as alerting:
+        assert reason(alerting.url, Tls()) == "the port speaks TLS (the target has to begin with https:)"
+
+
+def test_the_reason_names_the_authorities_that_are_trusted(authority: Authority, untrusted: Authority):
+    with served(untrusted) as backend:
+        said = "certificate verification failed: unable to get local issuer certificate; "
+        assert (
+            reason(backend.url(), Tls(True, root_ca=authority.certificate))
+            == f"{said}trusted is {authority.certificate}"
+        )
+        assert reason(backend.url(), Tls()).startswith(f"{said}trusted is the system's store /")
+        assert reason(backend.url(), Tls(root_ca=untrusted.certificate)).startswith(
+            f"{said}server.tls.root_ca is not used, because server.tls.enabled is not true; trusted is the system's store /"
+        )
+
+
+@pytest.mark.parametrize("newest", ["", "1.2"], ids=["newest TLS", "TLS 1.2"])
+def test_the_reason_names_a_client_certificate_that_is_demanded(
+    authority: Authority, untrusted: Authority, newest: str
+):
+    with served(authority, newest=newest, client_ca=authority.certificate) as backend:
+        text = reason(backend.url(), Tls(True, root_ca=authority.certificate))
+        assert "demands a client certificate (" in text and text.endswith("; none is configured (server.tls.cert)")
+        pair = untrusted.client("x")
+        text = reason(backend.url(), Tls(True, False, authority.certificate, pair.certificate, pair.key))
+        assert text.startswith("the server does not accept our client certificate (")
+        assert text.endswith(f"; sent was {pair.certificate}")
 
 
 @WAYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as some
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
 from pfxhttpd.rules import verdict as rules
+from pfxhttpd.rules.login import login_verdict
 from pfxhttpd.rules.response import BackendError, BackendResponse, parse, read_document
 from pfxhttpd.rules.verdict import MapVerdict, PolicyVerdict, check, failure_reply
 from pfxhttpd.wire import policy, socketmap
@@ -149,8 +151,52 @@ def test_a_status_that_means_a_failing_backend(status: int) -> None:
 @pytest.mark.parametrize("status", [100, 201, 204, 301, 302, 400, 401, 403, 404, 410, 418, 499, 600])
 def test_any_other_unexpected_status(status: int) -> None:
     body = {"data": {"result": "v"}, "action": "OK"}
-    assert map_reply(MAP, answer(body, status)).reply == SocketMapReply("PERM", f"unexpected status code {status}")
-    assert policy_action(POLICY, answer(b"", status)) == (FAILED, False, f"unexpected status code {status}")
+    reply = map_reply(MAP, answer(body, status)).reply
+    assert reply.status == "PERM" and reply.text.partition(" (")[0] == f"unexpected status code {status}"
+    assert policy_action(POLICY, answer(b"", status)) == (FAILED, False, reply.text)
+
+
+NGINX = b"<html><head><title>400 %b</title></head></html>"
+
+
+@pytest.mark.parametrize(
+    "status, body, headers, hint",
+    [
+        (401, b"", (), "the backend demands credentials, and none are configured"),
+        (401, b"", (("Authorization", "Basic YTpi"),), "the backend refuses our credentials"),
+        (401, b"", (("X-Api-Key", "abc"),), "the backend refuses our credentials"),
+        (308, b"", (), "a redirect, which is not followed"),
+        (
+            400,
+            NGINX % b"The plain HTTP request was sent to HTTPS port",
+            (),
+            "the port speaks TLS, so the target has to begin with https:",
+        ),
+        (
+            400,
+            b"Client sent an HTTP request to an HTTPS server.\n",
+            (),
+            "the port speaks TLS, so the target has to begin with https:",
+        ),
+        (
+            400,
+            NGINX % b"No required SSL certificate was sent",
+            (),
+            "the server demands a client certificate, see server.tls.cert",
+        ),
+        (400, NGINX % b"The SSL certificate error", (), "the server does not accept our client certificate"),
+    ],
+)
+def test_what_a_status_says_about_the_set_up(
+    status: int, body: bytes, headers: tuple[tuple[str, str], ...], hint: str
+) -> None:
+    entry = dataclasses.replace(MAP, headers=headers)
+    response = BackendResponse(status, {}, body)
+    assert map_reply(entry, response).problem == f"unexpected status code {status} ({hint})"
+    if status == 400:
+        with pytest.raises(BackendError) as caught:
+            login_verdict(dataclasses.replace(entry, kind="dovecot_sasl"), response, "user")
+        assert caught.value.reason.endswith(f"without Auth-Status ({hint})")
 
 
 def test_an_expected_status_is_not_judged() -> None:

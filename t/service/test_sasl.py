@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import marshal
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -42,8 +43,11 @@ class Report:
     def log_response(self, response: BackendResponse, fields: object, redact: object) -> None:
         pass
 
-    def failed(self, message: str, error: BackendError, fields: object, cached: object) -> None:
-        self.failures.append(f"{message}: {error.reason}")
+    def failed(
+        self, message: str, error: BackendError, fields: object, cached: object, redact: Callable[[str], str]
+    ) -> None:
+        body = error.response.body.decode() if error.response else ""
+        self.failures.append(f"{message}: {error.reason} {redact(body)}".rstrip())
 
 
 @dataclass
@@ -179,7 +183,9 @@ def test_a_password_that_the_backend_repeats_goes_nowhere(echo: str, before: str
     assert (b"<redacted> is wrong" in reply) == (not before)
     for text in (reply.decode(), logger.text):
         assert echo[-8:-2] not in text and SECRET[:6] not in text
-    logins, backend, logger = service(BackendError(f"broken: {echo}"))
+    broken = BackendError(f"broken: {echo}")
+    broken.response = BackendResponse(200, {}, f"<html>{echo}".encode())
+    logins, backend, logger = service(broken)
     with pytest.raises(CloseConnection):
         logins.handle(client(HELLO + auth(1)))
     (failure,) = backend.report.failures

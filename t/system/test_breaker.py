@@ -403,7 +403,7 @@ def test_status_tells_it_to_people(backend: Backend) -> None:
         site.ask("map", "k")
         wait_status(site.daemon, lambda told: told["targets"][0]["breaker"] == "open", "an open breaker")
         shown = site.daemon.run("status").stdout
-        assert re.search(rf"^target {backend.url('/shown')}: breaker open for \d+\.\d s, 1 failures$", shown, re.M), (
+        assert re.search(rf"^target {backend.url('/shown')}: breaker open for \d+\.\d s, 1 failure$", shown, re.M), (
             shown
         )
         assert "s3cret" not in shown + site.log.text

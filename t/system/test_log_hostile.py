@@ -18,7 +18,7 @@ from kit import ports, proc
 from kit.backend import Backend
 from kit.clients import Policy, Sasl, SocketMap
 from kit.configuration import configuration, listener, policy, socket_map
-from kit.daemon import TREE, Daemon, clean_environment
+from kit.daemon import TREE, Daemon, clean_environment, run
 
 HOSTILE = "a\nlevel=ERROR msg=forged\r\x1b[31m\x00\x7f\u2028\u202e\ud7ff\"' = " + "k" * 5000
 KEY = HOSTILE.replace("\x00", "")
@@ -242,6 +242,9 @@ def test_mail_goes_on_without_a_log(output: str, tmp_path: Path) -> None:
             with connected(port, process) as client:
                 for number in range(600):  # at level debug far more than a pipe's 64 KiB
                     assert client.ask("m", "k" * 200 + str(number)) == "OK x"
+            shown = run("--config", str(file), "status")
+            assert shown.returncode == 1
+            assert re.match(r"\d+ log lines were lost since the start, the last one \d\.\d s ago: ", shown.stdout)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         finally:

@@ -23,11 +23,13 @@ FORGED = 'x\r\nlevel=ERROR msg="forged"\n{"level": "ERROR"}\x1b[31m\0\u2028\x85e
 def site(backend: Backend) -> Iterator[Site]:
     backend.answer("/map", json={"result": "x"})
     backend.answer("/check", json={"action": "DUNNO"})
+    backend.answer("/html", body=b"<html>maintenance of s3cret-bearer", status=200)
     backend.answer("/bad", json={"error": FORGED})
     secret = {"custom_headers": ["Authorization: Bearer s3cret-bearer"]}
     maps = {
         "map": socket_map(backend.url("/map"), **secret),
         "bad": socket_map(backend.url("/bad")),
+        "html": socket_map(backend.url("/html"), **secret),
         "down": socket_map("http://127.0.0.1:9/path?token=s3cret-query", http_auth_basic="a:s3cret-basic"),
     }
     with Site(maps, {"check": policy(backend.url("/check"))}) as started:
@@ -87,6 +89,30 @@ def test_secrets_stay_out(site: Site):
     assert site.ask("down", "k").startswith("TEMP ")
     site.log.wait_for("Backend failed")
     assert "s3cret" not in site.log.text
+
+
+def test_the_response_that_is_no_answer_is_in_the_log(site: Site):
+    mark = site.log.position
+    assert site.ask("html", "k") == "TEMP backend's answer is no JSON"
+    line = site.log.wait_for('msg="Backend responded"', start=mark)
+    assert (field(line, "method"), field(line, "status")) == ("POST", "200")
+    assert field(line, "body") == "<html>maintenance of <redacted>"
+    line = site.log.wait_for('msg="Backend failed"', start=mark)
+    assert "cache=" not in line
+
+
+def test_a_listener_without_a_name_is_called_by_its_address(backend: Backend):
+    port = ports.free()
+    unnamed = {**listener("socket_map", "", port), "worker_pool": {"max_workers": 1}}
+    del unnamed["name"]
+    with Daemon(configuration(unnamed, socket_maps={"map": socket_map(backend.url("/map"))})) as started:
+        with SocketMap(("127.0.0.1", port)) as client:
+            assert client.ask("map", "k") == "OK x"
+        line = started.log.wait_for("New connection established")
+        assert field(line, "listener") == f"tcp:127.0.0.1:{port}"
+        done = started.run("query", "map", "k")
+        assert (done.stdout, done.returncode) == ("OK x\n", 0)
+        assert f"\npool tcp:127.0.0.1:{port}: 1 worker," in started.run("status").stdout
 
 
 def daemon(backend: Backend, port: int, **logging: object) -> Daemon:

@@ -199,7 +199,7 @@ def test_a_token_that_the_api_does_not_take_is_replaced_once(api: Api, provider:
         assert provider.requests() == ["POST /token"], "all workers use the new one"
         api.answer("/map", Answer(401))
         api.forget()
-        assert site.ask("m", "k") == "PERM unexpected status code 401"
+        assert site.ask("m", "k") == "PERM unexpected status code 401 (the backend refuses our credentials)"
         assert api.count() == 2, "once again and not for ever"
 
 

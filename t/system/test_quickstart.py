@@ -152,7 +152,9 @@ def test_a_taken_port_is_told(shown: subprocess.CompletedProcess[str], script: P
         taken.listen()
         done = run(script, "--once", "--port", str(port), str(place))
     assert done.returncode == 69
-    assert f"127.0.0.1:{port + 2}" in done.stderr and "the demo did not start" in done.stderr
+    assert (
+        f"127.0.0.1:{port + 2}" in done.stderr and "--port" in done.stderr and "the demo did not start" in done.stderr
+    )
 
 
 @pytest.fixture

@@ -125,3 +125,18 @@ def test_a_daemon_that_cannot_start_says_why(installed: Installed) -> None:
     _, said = started.communicate(timeout=30)
     assert started.returncode == os.EX_CONFIG
     assert said == "pfxhttpd: chroot /no/such/directory: there is no such directory\n"
+
+
+def test_a_log_that_is_copied_and_truncated_goes_on_at_its_beginning(installed: Installed) -> None:
+    """As logrotate's copytruncate does it, for a standard output that was redirected with >>."""
+    installed.configure()
+    started = installed.start(f">>{installed.log}", "run", "--daemon", "--pidfile", str(installed.pidfile))
+    assert started.wait(30) == 0
+    assert "Ready" in installed.log.read_text()
+    os.truncate(installed.log, 0)
+    with SocketMap(("127.0.0.1", installed.port)) as client:
+        assert client.ask("map", "k").startswith("TEMP ")
+    assert installed.stop() == 0
+    lines = installed.log.read_text().splitlines()
+    assert lines and all(line.startswith("time=") for line in lines)
+    assert any("Backend failed" in line for line in lines) and "Stopped" in lines[-1]

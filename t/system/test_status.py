@@ -91,7 +91,7 @@ def test_status_tells_what_the_workers_are_doing_and_no_key(serve, backend):
         seen = json.loads(printed.stdout)
         assert len(seen["problems"]) == 1, seen["problems"]
         assert re.fullmatch(
-            r"pool busy_one: all 1 workers have been busy for .* s, 2 clients wait", seen["problems"][0]
+            r"pool busy_one: its only worker has been busy for .* s, 2 clients wait", seen["problems"][0]
         )
         assert seen["pid"] == daemon.pid and seen["generation"] == 1
         assert seen["configuration"] == str(daemon.config_path)
@@ -109,7 +109,7 @@ def test_status_tells_what_the_workers_are_doing_and_no_key(serve, backend):
         assert [each for each in seen["processes"] if each["process"] == "parking"]
 
         text = daemon.run("status")
-        assert text.returncode == 1 and text.stdout.startswith("pool busy_one: all 1 workers")
+        assert text.returncode == 1 and text.stdout.startswith("pool busy_one: its only worker ")
         for part in (
             f"pid {daemon.pid}",
             "4 of 500",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
+import termios
 from typing import Any
 
 import pytest
@@ -71,7 +74,7 @@ def test_all_is_well(serve, backend):
         ),
         (
             Answer(status=401),
-            "socket_map users: 2 of 2 requests in the last minute got an unexpected status code; last error .* 401",
+            "socket_map users: 2 of 2 requests in the last minute got an unexpected status code; last error .* 401 .the backend demands credentials, and none are configured",
         ),
         (Answer(json={"result": "x"}, delay=0.9), "socket_map users: 2 of 2 requests .* three quarters of the timeout"),
     ],
@@ -182,3 +185,27 @@ def test_saturation_is_logged_as_an_error_with_a_line_when_it_ends(serve, backen
         assert one.reply() == other.reply() == "OK x"
         shop.daemon.log.wait_for("Workers are free again.*pool=global", 20)
     until(lambda: shop.problems() == [], "all to be well")
+
+
+def test_watch_on_a_terminal_fits_into_it_with_long_problems(serve, backend):
+    """Nothing scrolls: a status takes the place of the one before."""
+    shop = Shop(serve, backend, Answer(status=401), workers=8)
+    shop.ask()
+    ours, theirs = pty.openpty()
+    rows, columns = 10, 40
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+    with subprocess.Popen(
+        command(["--config", str(shop.daemon.config_path), "status", "--watch"]),
+        env={**clean_environment(), "TERM": "xterm", "NO_COLOR": "1"},
+        stdout=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while shown.count(b"\x1b[H\x1b[J") < 2:
+            shown += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    os.close(ours)
+    lines = shown.split(b"\x1b[H\x1b[J")[1].decode().split("\r\n")[:-1]
+    assert "unexpected status code" in lines[0] and len(lines[0]) > columns
+    assert len(lines) > 3 and sum(-(-len(line) // columns) for line in lines) < rows

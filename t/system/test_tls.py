@@ -60,10 +60,26 @@ def test_a_private_ca_is_trusted_when_named(ours: Authority, good: Backend):
 
 
 def test_a_private_ca_is_not_trusted_otherwise(theirs: Authority, good: Backend):
-    for tls in ({"root_ca": theirs.certificate}, {}, None):
+    said = "TLS with the backend failed: certificate verification failed: unable to get local issuer certificate; "
+    for tls, trusted in (
+        ({"root_ca": theirs.certificate}, theirs.certificate),
+        ({}, "the system's store /"),
+        (None, "the"),
+    ):
         good.forget()
-        assert ask(good, tls).startswith("TEMP "), tls
+        assert ask(good, tls).startswith(f"TEMP {said}trusted is {trusted}"), tls
         assert good.count() == 0
+
+
+def test_a_ca_that_is_named_and_not_enabled_is_told(ours: Authority, good: Backend):
+    """In the reply, in the log and in the status."""
+    with Site({"map": socket_map(good.url("/map", "localhost"))}, workers=1, tls={"root_ca": ours.certificate}) as site:
+        reason = (
+            "server.tls.root_ca is not used, because server.tls.enabled is not true; trusted is the system's store "
+        )
+        assert reason[:90] in site.ask("map", "k")
+        assert reason in site.log.wait_for("Backend failed")
+        assert reason[:90] in site.daemon.run("status").stdout.splitlines()[0]
 
 
 def test_a_certificate_for_another_name(ours: Authority):

@@ -4,7 +4,8 @@ Every process of the server writes to the same stream or syslog socket by itself
 answered whether or not the log can be written. A line that cannot be written at once is lost and counted, and a line
 with the number of lost lines precedes the next one that can be written.
 
-    logger       levels, fields, lost lines
+    logger       levels and fields
+    lost_lines   the number of lines that were lost
     stream_sink  a pipe, terminal, file or stream socket
     syslog_sink  the local syslog
 """

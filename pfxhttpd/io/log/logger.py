@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pfxhttpd.config.settings import Logging
+from pfxhttpd.io.log.lost_lines import LostLines
 from pfxhttpd.io.log.stream_sink import StreamSink
 from pfxhttpd.io.log.syslog_sink import FACILITIES, SyslogSink
 from pfxhttpd.rules.log_line import Encoder, encoder
@@ -50,6 +51,7 @@ class Logger:
         "debug",
         "error",
         "info",
+        "lost_lines",
     )
 
     debug: Callable[..., None] | None
@@ -64,7 +66,10 @@ class Logger:
         syslog_path: str,
         clock: Callable[[], float],
         secrets: Iterable[str],
+        lost_lines: LostLines,
     ) -> None:
+        self.lost_lines = lost_lines
+        """The lines that all processes have lost."""
         self._stream, self._syslog, self._syslog_path, self._clock = stream, syslog, syslog_path, clock
         unreachable: OSError | None = None
         if logging.syslog and syslog is None:
@@ -98,11 +103,11 @@ class Logger:
         `secrets` are texts that never appear in a line, such as the configuration's client secrets. When syslog cannot
         be reached, the stream is used, and a line says so.
         """
-        return cls(logging, StreamSink(stream_fd), None, syslog_path, clock, secrets)
+        return cls(logging, StreamSink(stream_fd), None, syslog_path, clock, secrets, LostLines())
 
     def with_settings(self, logging: Logging, secrets: Iterable[str] = ()) -> Logger:
         """A logger for new settings that shares this one's sinks, so that a reload works inside a chroot."""
-        return Logger(logging, self._stream, self._syslog, self._syslog_path, self._clock, secrets)
+        return Logger(logging, self._stream, self._syslog, self._syslog_path, self._clock, secrets, self.lost_lines)
 
     def descriptors(self) -> tuple[int, ...]:
         """What has to stay open when a process closes the descriptors that it does not need."""
@@ -119,9 +124,11 @@ class Logger:
         stamp = self._time() if self._timed else ""
         if self._lost and not self._report_loss(stamp):
             self._lost += 1
+            self.lost_lines.add()
         elif not self._sink.send(self._encoder.encode(stamp, level, msg, fields), priority):
             self._lost += 1
             self._lost_by = os.getpid()
+            self.lost_lines.add()
 
     def _report_loss(self, stamp: str) -> bool:
         """Log how many lines were lost. Returns false if that line is lost as well.

@@ -18,6 +18,7 @@ from pfxhttpd.io.transport.dial import dial, proxy_authorization
 from pfxhttpd.io.transport.request import RenderedRequest
 from pfxhttpd.io.transport.response import MAX_BODY, ParsedResponse, ResponseParser, TooLarge
 from pfxhttpd.io.transport.stream import OnWait, Stream, ignore_wait
+from pfxhttpd.io.transport.tls_reason import tls_reason
 
 __all__ = ["ConnectionLimit", "RenderedRequest", "TooLarge", "Transport"]
 
@@ -157,7 +158,9 @@ class Transport(BaseAdapter):
         try:
             return self._exchange(key, self._open(request.origin, deadline, proxy), request, message, deadline)
         except ConnectionLost as lost:
-            raise exceptions.ConnectionError(f"{request.origin[1]} closed the connection without an answer") from lost
+            scheme, host, _ = request.origin
+            hint = "" if scheme == "https" else "; if it expects TLS, the target has to begin with https:"
+            raise exceptions.ConnectionError(f"{host} closed the connection without an answer{hint}") from lost
 
     # -- the pool -----------------------------------------------------------------------------------------------
 
@@ -202,11 +205,14 @@ class Transport(BaseAdapter):
         except TimeoutError as error:
             raise exceptions.ConnectTimeout(f"all connections that {origin[1]} may get stayed in use") from error
         try:
-            stream = dial(origin, deadline, self._context, proxy, self._on_wait)
+            stream = self._dial(origin, deadline, proxy)
             return _PooledConnection(stream, ResponseParser(self._limit), permit)
         except BaseException:
             self._limiter.release(permit)
             raise
+
+    def _dial(self, origin: Origin, deadline: float, proxy: Url | None) -> Stream:
+        return dial(origin, deadline, self._context, proxy, self._on_wait)
 
     def _drop(self, connection: _PooledConnection) -> None:
         connection.stream.close()
@@ -240,7 +246,7 @@ class Transport(BaseAdapter):
                 if not stream.is_idle:
                     raise ConnectionLost
             stream.write(message)
-            _read_response(stream, parser, deadline)
+            _read_response(stream, parser, deadline, self._context)
             reusable = (
                 parser.reusable
                 and not parser.surplus
@@ -270,7 +276,7 @@ class Transport(BaseAdapter):
         return proxy
 
 
-def _read_response(stream: Stream, parser: ResponseParser, deadline: float) -> None:
+def _read_response(stream: Stream, parser: ResponseParser, deadline: float, context: ssl.SSLContext) -> None:
     """Feed the parser until the response is complete."""
     while not parser.complete:
         try:
@@ -278,7 +284,7 @@ def _read_response(stream: Stream, parser: ResponseParser, deadline: float) -> N
         except TimeoutError as error:
             raise exceptions.ReadTimeout("the answer took too long") from error
         except ssl.SSLError as error:
-            raise exceptions.SSLError(f"TLS broke: {error.reason or error}") from error
+            raise exceptions.SSLError(tls_reason(error, context)) from error
         except OSError as error:
             if not parser.started:
                 raise ConnectionLost from error

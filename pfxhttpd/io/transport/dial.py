@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,12 +21,24 @@ from urllib3.util import Url
 
 from pfxhttpd.io.transport.response import MAX_BODY, ResponseParser
 from pfxhttpd.io.transport.stream import OnWait, Stream, TcpStream, TlsStream
+from pfxhttpd.io.transport.tls_reason import tls_reason
 
 Address = tuple[Any, ...]
+OnStep = Callable[[str], None]
+"""Called when a step of connecting has ended, with its name: resolve, connect, tunnel or TLS."""
+
+
+def ignore_step(step: str) -> None:
+    """Nothing has to be done when a step has ended."""
 
 
 def dial(
-    origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, proxy: Url | None, on_wait: OnWait
+    origin: tuple[str, str, int],
+    deadline: float,
+    context: ssl.SSLContext,
+    proxy: Url | None,
+    on_wait: OnWait,
+    on_step: OnStep = ignore_step,
 ) -> Stream:
     """A stream that is ready for a request to the origin, with TLS for `https`.
 
@@ -35,24 +48,30 @@ def dial(
     """
     scheme, host, port = origin
     if proxy is None:
-        stream: Stream = TcpStream(connect(host, port, deadline), on_wait)
+        stream: Stream = TcpStream(connect(host, port, deadline, on_step), on_wait)
     else:
-        stream = _connect_proxy(proxy, origin, deadline, context, on_wait)
-    return _start_tls(stream, context, host, deadline) if scheme == "https" else stream
+        stream = _connect_proxy(proxy, origin, deadline, context, on_wait, on_step)
+    return _start_tls(stream, context, host, deadline, on_step) if scheme == "https" else stream
 
 
 def _connect_proxy(
-    proxy: Url, origin: tuple[str, str, int], deadline: float, context: ssl.SSLContext, on_wait: OnWait
+    proxy: Url,
+    origin: tuple[str, str, int],
+    deadline: float,
+    context: ssl.SSLContext,
+    on_wait: OnWait,
+    on_step: OnStep,
 ) -> Stream:
     """A stream to the proxy, or through its tunnel if the origin's own TLS is to follow."""
     name = (proxy.host or "").strip("[]")
     try:
         port = proxy.port or (443 if proxy.scheme == "https" else 80)
-        stream: Stream = TcpStream(connect(name, port, deadline), on_wait)
+        stream: Stream = TcpStream(connect(name, port, deadline, on_step), on_wait)
         if proxy.scheme == "https":
-            stream = _start_tls(stream, context, name, deadline)
+            stream = _start_tls(stream, context, name, deadline, on_step)
         if origin[0] == "https":
             _tunnel(stream, origin, proxy, deadline)
+            on_step("tunnel")
         return stream
     except (exceptions.Timeout, exceptions.ProxyError):
         raise
@@ -60,28 +79,23 @@ def _connect_proxy(
         raise exceptions.ProxyError(f"proxy: {error}") from error
 
 
-def _start_tls(transport: Stream, context: ssl.SSLContext, host: str, deadline: float) -> Stream:
+def _start_tls(transport: Stream, context: ssl.SSLContext, host: str, deadline: float, on_step: OnStep) -> Stream:
     established = False
     try:
         stream = TlsStream(transport, context, host.rstrip("."))
         stream.handshake(deadline)
+        on_step("TLS")
         established = True
         return stream
     except ssl.SSLError as error:
-        raise exceptions.SSLError(f"TLS with {host} failed: {_tls_reason(error)}") from error
+        raise exceptions.SSLError(tls_reason(error, context)) from error
     except TimeoutError as error:
         raise exceptions.ConnectTimeout(f"TLS with {host} took too long") from error
     except (OSError, ValueError) as error:
-        raise exceptions.ConnectionError(f"TLS with {host} failed: {error}") from error
+        raise exceptions.ConnectionError(f"TLS failed: {error}") from error
     finally:
         if not established:
             transport.close()
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
-    return error.reason or str(error)
 
 
 def proxy_authorization(proxy: Url) -> dict[str, str]:
@@ -154,20 +168,23 @@ def resolve(host: str, port: int, deadline: float) -> list[Address]:
     return answer
 
 
-def connect(host: str, port: int, deadline: float) -> socket.socket:
+def connect(host: str, port: int, deadline: float, on_step: OnStep = ignore_step) -> socket.socket:
     """A TCP connection to the first address of `host` that accepts one. The time left is shared between the addresses, so
     that a dead IPv6 route does not use up the time that IPv4 needs.
 
     Raises `requests.exceptions.ConnectTimeout`, `requests.exceptions.ConnectionError`.
     """
     addresses = resolve(host, port, deadline)
+    on_step("resolve")
     failure: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         left = deadline - time.monotonic()
         if left <= 0:
             break
         try:
-            return _connected(socket.socket(family, kind, protocol), address, left / (len(addresses) - index))
+            connected = _connected(socket.socket(family, kind, protocol), address, left / (len(addresses) - index))
+            on_step("connect")
+            return connected
         except OSError as error:
             failure = error
     if failure is None or isinstance(failure, TimeoutError):

@@ -12,6 +12,8 @@ from requests import PreparedRequest, Response, exceptions
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 
+from pfxhttpd.io.transport.tls_reason import ALERT, NO_HTTP
+
 MAX_HEAD = 64 * 1024
 """Bytes of header names and values. Everything before the body may have twice as many."""
 MAX_BODY = 10 * 1024 * 1024
@@ -76,7 +78,7 @@ class ResponseParser:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.complete:
-                raise self._error_for(error) from error
+                raise self._error_for(error, data) from error
             self.surplus = True
         if not self.complete or self.received > MAX_HEAD:
             self._check_limits()
@@ -103,10 +105,12 @@ class ResponseParser:
                 return value
         return None
 
-    def _error_for(self, error: Exception) -> exceptions.RequestException:
+    def _error_for(self, error: Exception, data: bytes) -> exceptions.RequestException:
         if isinstance(error.__context__, exceptions.RequestException):
             return error.__context__
         kind = exceptions.ChunkedEncodingError if self.headed else exceptions.ConnectionError
+        if data.startswith(ALERT) and self.received == len(data):
+            return kind(NO_HTTP)
         return kind(f"the answer is no HTTP: {error}")
 
     def feed_eof(self) -> None:
