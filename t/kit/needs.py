@@ -52,7 +52,9 @@ def _node_version() -> tuple[int, ...]:
 
 def _php_has_sqlite() -> bool:
     php = program("php")
-    return php is not None and "pdo_sqlite" in subprocess.run([php, "-m"], capture_output=True, text=True).stdout.split()
+    return (
+        php is not None and "pdo_sqlite" in subprocess.run([php, "-m"], capture_output=True, text=True).stdout.split()
+    )
 
 
 def _has(what: str) -> bool:
