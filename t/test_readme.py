@@ -142,6 +142,14 @@ def test_the_guides_have_configurations() -> None:
 CONFIGURATIONS = sorted(TREE.glob("contrib/config/*"))
 
 
+def test_every_example_is_listed_with_its_lines_for_postfix() -> None:
+    rows = re.findall(
+        r"^\| .* \| \[.*\]\((contrib/config/.*)\) \| \[.*\]\((contrib/postfix/.*)\) \|$", README, re.MULTILINE
+    )
+    assert sorted(first for first, _ in rows) == [str(path.relative_to(TREE)) for path in CONFIGURATIONS]
+    assert all(Path(first).stem == Path(second).stem for first, second in rows)
+
+
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_every_example_names_the_schema_for_editors(path: Path) -> None:
     first = path.read_text().splitlines()[0]
