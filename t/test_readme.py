@@ -171,7 +171,7 @@ def test_the_installation_puts_each_file_where_it_says_that_it_belongs() -> None
     assert re.search(pattern, (TREE / "contrib/config/pfxhttp.yml").read_text().splitlines()[0])
     assert places["pfxhttpd/config/schema.json"] == path
     unit = (TREE / "init/systemd/pfxhttpd.service").read_text()
-    assert f"ExecStart={commands.split('ln -s ')[1].split()[1]} " in unit
+    assert f"ExecStart={commands.split('ln -sf ')[1].split()[1]} " in unit
 
 
 def test_every_file_of_the_package_is_listed_in_contributing() -> None:

@@ -4,7 +4,8 @@
 //	go run maps.go 127.0.0.1:8080 maps.json
 //
 // It answers the /lookup of contrib/config/pfxhttp.yml and contrib/config/virtual-mail.yml. A key that is not in the file is
-// answered with 200 and null, and a file that cannot be read with 503, so that the mail waits.
+// answered with 200 and null, and a file that cannot be read with 503, so that the mail waits. The keys in the file are in lower
+// case, because Postfix looks up some addresses as the mail client has written them.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"strings"
 )
 
 type object map[string]any
@@ -48,7 +50,7 @@ func main() {
 			return
 		}
 		var result any
-		if value, found := maps[*question.Map][*question.Key]; found {
+		if value, found := maps[*question.Map][strings.ToLower(*question.Key)]; found {
 			result = value
 		}
 		respond(w, http.StatusOK, object{"data": object{"result": result}})

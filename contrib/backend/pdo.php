@@ -8,7 +8,8 @@
 // In production, PHP-FPM runs it, and its pool sets MAPS_DSN, MAPS_USER and MAPS_PASSWORD with env[].
 //
 // It answers the /lookup of contrib/config/pfxhttp.yml and contrib/config/virtual-mail.yml. A key that is not in the table is
-// answered with 200 and null, and a database that cannot be read with 503, so that the mail waits.
+// answered with 200 and null, and a database that cannot be read with 503, so that the mail waits. The keys in the table are in
+// lower case, because Postfix looks up some addresses as the mail client has written them.
 
 declare(strict_types=1);
 
@@ -33,7 +34,7 @@ if (!is_array($question) || !is_string($question['map'] ?? null) || !is_string($
 try {
     $database = new PDO((string) getenv('MAPS_DSN'), getenv('MAPS_USER') ?: null, getenv('MAPS_PASSWORD') ?: null);
     $query = $database->prepare('SELECT value FROM entry WHERE map = ? AND lookup_key = ?');
-    $query->execute([$question['map'], $question['key']]);
+    $query->execute([$question['map'], strtolower($question['key'])]);
     $row = $query->fetch(PDO::FETCH_NUM);
 } catch (PDOException $error) {
     error_log('maps: ' . $error->getMessage());

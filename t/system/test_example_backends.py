@@ -99,6 +99,7 @@ def listens(port: int) -> bool:
 
 def test_a_value(api: Api) -> None:
     assert api.lookup("mailboxes", "some one@example.com") == (200, {"data": {"result": "example.com/some.one/"}})
+    assert api.lookup("mailboxes", "Some One@Example.COM") == (200, {"data": {"result": "example.com/some.one/"}})
     assert api.lookup("mailboxes", "jörg@example.com") == (200, {"data": {"result": "jörg/"}})
 
 

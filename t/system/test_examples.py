@@ -130,8 +130,8 @@ def test_a_virtual_mail_host(database: int, tmp_path: Path) -> None:
             assert recipient(postfix, "nobody@example.com")[0] == 550
             assert recipient(postfix, "alice@elsewhere.example")[0] == 554
             with postfix.smtp() as client:
-                client.sendmail(SENDER, "team@example.com", MESSAGE)
-            postfix.wait_log("to=<alice@example.com>, orig_to=<team@example.com>, relay=none")
+                client.sendmail(SENDER, "Team@Example.COM", MESSAGE)  # it is looked up in this spelling
+            postfix.wait_log("to=<alice@example.com>, orig_to=<Team@Example.COM>, relay=none")
             assert "(for alice)" in postfix.log  # the transport of the map
             for name, key in ENTRIES:
                 done = postfix.postmap(f"socketmap:unix:{sockets}/maps:{name}", key)
