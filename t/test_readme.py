@@ -142,6 +142,14 @@ def test_the_guides_have_configurations() -> None:
 CONFIGURATIONS = sorted(TREE.glob("contrib/config/*"))
 
 
+def test_every_example_is_listed_with_its_lines_for_postfix() -> None:
+    rows = re.findall(
+        r"^\| .* \| \[.*\]\((contrib/config/.*)\) \| \[.*\]\((contrib/postfix/.*)\) \|$", README, re.MULTILINE
+    )
+    assert sorted(first for first, _ in rows) == [str(path.relative_to(TREE)) for path in CONFIGURATIONS]
+    assert all(Path(first).stem == Path(second).stem for first, second in rows)
+
+
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_every_example_names_the_schema_for_editors(path: Path) -> None:
     first = path.read_text().splitlines()[0]
@@ -163,7 +171,7 @@ def test_the_installation_puts_each_file_where_it_says_that_it_belongs() -> None
     assert re.search(pattern, (TREE / "contrib/config/pfxhttp.yml").read_text().splitlines()[0])
     assert places["pfxhttpd/config/schema.json"] == path
     unit = (TREE / "init/systemd/pfxhttpd.service").read_text()
-    assert f"ExecStart={commands.split('ln -s ')[1].split()[1]} " in unit
+    assert f"ExecStart={commands.split('ln -sf ')[1].split()[1]} " in unit
 
 
 def test_every_file_of_the_package_is_listed_in_contributing() -> None:

@@ -7,6 +7,7 @@ run often, do not import the server.
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from pfxhttpd import __version__
@@ -15,6 +16,9 @@ from pfxhttpd.wire.sanitize import one_line
 
 DEMO_PORT = 23450
 """The first port of the demo unless another is given."""
+
+_FILE_AS_ARGUMENT = re.compile(r"(unrecognized arguments|invalid choice): .*\.(ya?ml|toml|json)\b")
+"""A usage error about the name of a configuration file."""
 
 _LONGEST_ERROR = 500
 """Characters of a usage error, which quotes what was typed."""
@@ -29,7 +33,10 @@ class _Parser(argparse.ArgumentParser):
     """A parser, also of each command, whose errors show nothing of the arguments that a terminal would interpret."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(one_line(message, _LONGEST_ERROR))
+        message = one_line(message, _LONGEST_ERROR)
+        if _FILE_AS_ARGUMENT.search(message):
+            message += " (a configuration file is named with --config)"
+        super().error(message)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -100,7 +100,9 @@ def _message(error: Any, node: Node) -> str:
     match error.validator:
         case "type":
             wanted = part.get("expected") or " or ".join(_TYPES[name] for name in schema.types(part))
-            unquoted = schema.types(part) == ("string",) and isinstance(node.value, (bool, int, float))
+            unquoted = schema.types(part) == ("string",) and (
+                isinstance(node.value, (bool, int, float)) or node.path[-1] == "payload"
+            )
             hint = " (put it in quotes)" if unquoted and "quotes" not in wanted else _entry_hint(node)
             return f"expected {wanted}{but}{hint}"
         case "enum":

@@ -20,6 +20,10 @@ SASL_TIMEOUT, OTHER_TIMEOUT = 10.0, 100.0
 NOT_FOUND = 404
 
 _PLACEHOLDER = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_KEY = re.compile(r"\{\{-?\s*\.(Key|Attr)\b")
+"""A placeholder by which two requests of an entry differ."""
+_NO_PATH = re.compile(r"^[$/]|\[")
+"""What a JSONPath (RFC 9535) or a JSON pointer (RFC 6901) has, and the name of a field rarely."""
 _SECRET_KEYS = ("http_auth_basic", "client_secret")
 
 
@@ -103,10 +107,25 @@ def _entry_warnings(entry: Entry, node: Node) -> Iterator[Problem]:
         yield _at(node, "status_code").problem(
             "with 404 as an expected code and no error_field, a wrong URL looks as if nothing were found"
         )
+    if entry.kind != DOVECOT_SASL:
+        yield from _value_warnings(entry, node)
     credentials = any(name.lower() == "authorization" for name, _ in entry.headers) or entry.backend_oidc.enabled
     if (credentials or entry.kind == DOVECOT_SASL) and _is_plain_to_another_machine(entry.target):
         what = "passwords" if entry.kind == DOVECOT_SASL else "credentials"
         yield _at(node, "target").problem(f"{what} are sent to another machine without encryption (http:)")
+
+
+def _value_warnings(entry: Entry, node: Node) -> Iterator[Problem]:
+    """What makes every lookup find the same value, or none."""
+    body = "" if entry.method == "GET" else entry.payload or "{{ .Key }}"
+    if not _KEY.search(body + entry.target):
+        yield _at(node, "payload" if entry.payload else "target").problem(
+            "neither payload nor target has a placeholder such as {{ .Key }}, so all keys get the same answer"
+        )
+    if _NO_PATH.search(entry.value_field):
+        yield _at(node, "value_field").problem(
+            "this looks like a JSONPath or a JSON pointer, but a path is written as data.result or items.0.name"
+        )
 
 
 def _is_plain_to_another_machine(target: str) -> bool:

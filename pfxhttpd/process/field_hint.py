@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pfxhttpd.io.scoreboard.entry_counters import EntryCounts
-from pfxhttpd.process.entry_totals import EntryKey, EntryTotals
+from collections.abc import Iterable
+
+from pfxhttpd.process.child import Child, State
+from pfxhttpd.process.entry_totals import EntryKey
 from pfxhttpd.process.generation import Generation
 
 
@@ -11,22 +13,34 @@ class FieldHints:
     """Logs the hint once for each entry and value field."""
 
     def __init__(self) -> None:
-        self._logged: set[tuple[EntryKey, str]] = set()
+        self._settled: set[tuple[EntryKey, str]] = set()
 
-    def look(self, generation: Generation, totals: EntryTotals) -> None:
-        """Log the hints that are due."""
-        log, counts = generation.logger, totals.totals()
-        for kind, section in generation.settings.entries.items():
-            for name, entry in section.items():
-                shown = counts.get((kind, name), EntryCounts())
-                mark = ((kind, name), entry.value_field)
-                if not shown.fields or mark in self._logged or shown.outcomes()["found"]:
+    def look(self, generation: Generation, children: Iterable[Child]) -> None:
+        """Log the hints that are due. What the serving workers have counted is about this generation's value fields."""
+        found: set[EntryKey] = set()
+        fields: dict[EntryKey, str] = {}
+        for child in children:
+            if child.counters is None or child.state is not State.SERVING:
+                continue
+            for key, counts in child.counters.latest():
+                if self._is_settled(generation, key):
                     continue
-                self._logged.add(mark)
-                if log.info:
-                    log.info(
-                        "No answer has had the value field yet",
-                        entry=f"{kind}:{name}",
-                        value_field=entry.value_field,
-                        reason=f"the answer has the fields {shown.fields}",
-                    )
+                if counts.outcomes()["found"]:
+                    found.add(key)
+                elif counts.fields:
+                    fields[key] = counts.fields
+        for kind, name in found | fields.keys():
+            value_field = generation.settings.entries[kind][name].value_field
+            self._settled.add(((kind, name), value_field))
+            if (kind, name) not in found and generation.logger.info:
+                generation.logger.info(
+                    "No answer has had the value field yet",
+                    entry=f"{kind}:{name}",
+                    value_field=value_field,
+                    reason=f"the answer has the fields {fields[kind, name]}",
+                )
+
+    def _is_settled(self, generation: Generation, key: EntryKey) -> bool:
+        kind, name = key
+        entry = generation.settings.entries[kind].get(name)
+        return entry is None or (key, entry.value_field) in self._settled

@@ -196,7 +196,7 @@ class Master:
         loads = pool_load.pool_loads(supervisor.generation, board, supervisor.children.values())
         self._saturation.look(loads, now, self._log)
         target_failure_log.log_counts(supervisor.generation, board, supervisor.totals, now)
-        self._field_hints.look(supervisor.generation, supervisor.totals)
+        self._field_hints.look(supervisor.generation, supervisor.children.values())
 
     def _reap(self) -> None:
         for child in self._supervisor.reap():

@@ -92,7 +92,10 @@ def login_verdict(
         return LoginRefused(reason or _NO_REASON)
     check_status(status)
     if status == _UNAUTHORIZED or (status == _FORBIDDEN and not reason):
-        raise CredentialsRefused(f"backend refused our credentials with status code {status}", status=status)
+        problem = f"backend refused our credentials with status code {status}"
+        raise CredentialsRefused(
+            f"{problem}; for a wrong password it should answer 403 with Auth-Status", status=status
+        )
     if reason:
         return LoginRefused(reason)
     hint = status_hint(entry, response)

@@ -140,6 +140,14 @@ WARNED = {
     "passwords over http": (sasl, "dovecot_sasl.login.target: warning: passwords are sent to another machine"),
     "a timeout": (entry(timeout="101s"), "users.timeout: warning: Postfix gives up after 100 s"),
     "404 is expected": (entry(status_code=[200, 404], error_field=""), "users.status_code: warning: with 404"),
+    "the same request for every key": (
+        entry(payload='{"map": "{{ .Name }}", "key": "$key"}'),
+        "users.payload: warning: neither payload nor target has a placeholder",
+    ),
+    "the same URL for every key": (entry(method="GET"), "users.target: warning: neither payload nor target"),
+    "a JSONPath": (entry(value_field="$.result"), "users.value_field: warning: this looks like a JSONPath"),
+    "a JSON pointer": (entry(value_field="/result"), "users.value_field: warning: this looks like a JSONPath"),
+    "an index in brackets": (entry(value_field="items[0]"), "users.value_field: warning: this looks like a JSONPath"),
     "an unreachable entry": (
         lambda config, _: config["policy_services"].update(lost=policy("http://127.0.0.1/")),
         "policy_services.lost: warning: no listener of kind policy_service has this name",

@@ -47,6 +47,12 @@ def test_four_ports_have_to_fit(port: str, capsys: pytest.CaptureFixture[str]) -
     assert "is no port number from 1 to 65532" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("line", [["check", "pfxhttp.yml"], ["-c", "/etc/pfxhttp.toml", "check"], ["etc/pfxhttp.yaml"]])
+def test_a_file_that_is_no_command_is_explained(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line) == 64
+    assert "(a configuration file is named with --config)" in capsys.readouterr().err
+
+
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("module", ["pfxhttpd.__main__", "pfxhttpd.cli.status", "pfxhttpd.cli.query"])
 def test_short_commands_do_not_import_the_server(module: str) -> None:

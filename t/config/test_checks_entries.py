@@ -85,6 +85,7 @@ START = "socket_maps:\n  demo:\n    target: http://h/\n    value_field: v\n"
             "    no_error_value: no\n",
             "8:21: socket_maps.demo.no_error_value: expected a text, not false (put it in quotes)",
         ),
+        ('    payload: {"key": 1}\n', "8:14: socket_maps.demo.payload: expected a text (put it in quotes)"),
         ("    http_auth_basic: 12:34\n", "8:22: socket_maps.demo.http_auth_basic: expected a text (put it in quotes)"),
         (
             "    http_auth_basic: geheim\n",

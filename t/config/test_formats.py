@@ -201,7 +201,12 @@ def test_every_key_given_twice_is_reported_in_toml(refused: Refused) -> None:
         (
             "server:\n  - a\n b: c\n",
             "yaml",
-            "f:3:2: not valid YAML: expected <block end>, but found '<block mapping start>'",
+            "f:3:2: not valid YAML: this does not belong here (is the indentation right, or are quotes missing?)",
+        ),
+        (
+            "a:\n  b: 1\n  c:1\nd: 2\n",
+            "yaml",
+            "f:4:1: not valid YAML: a key without a colon before this line (is a space missing after the colon?)",
         ),
         ("a: 'open\n\nend", "yaml", "f:3:4: not valid YAML: found unexpected end of stream"),
         (

@@ -132,21 +132,53 @@ def test_owners_that_do_not_exist(given: dict[str, str], part: str, tmp_path: Pa
     assert not (tmp_path / "s").exists()
 
 
-def test_an_owner_that_we_may_not_give_leaves_nothing_behind(tmp_path: Path) -> None:
+OTHERS = 60001
+"""A group that no process of the test is in."""
+
+
+@pytest.mark.parametrize(
+    "given, mode, refused",
+    [
+        ({"user": "root"}, 0o755, "giving it to root:- needs root"),
+        (
+            {"group": str(OTHERS)},
+            0o755,
+            f"giving it to -:{OTHERS} needs root, or for the group alone a directory of that",
+        ),
+        ({"group": str(OTHERS)}, 0o2755, ""),
+        ({"user": str(NOBODY), "group": str(NOBODY)}, 0o755, ""),
+    ],
+)
+def test_without_root_a_socket_is_given_to_the_group_of_a_setgid_directory_only(
+    given: dict[str, str], mode: int, refused: str
+) -> None:
+    """What the start would refuse is refused by the check, too, and leaves nothing behind."""
     needs("root")
     directory = Path(tempfile.mkdtemp(dir="/tmp"))  # tmp_path lies in a directory that only root may enter
     try:
-        directory.chmod(0o777)
+        os.chown(directory, NOBODY, OTHERS)
+        directory.chmod(mode)
+        listener = unix(directory / "s", **given)
 
-        def work() -> tuple[str, bool, list[str]]:
+        def work() -> tuple[list[str], int]:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
-            failure = refusal(unix(directory / "s", user="root"))
-            return str(failure), failure.permission, os.listdir(directory)
+            if not refused:
+                listen.check(listener)
+                with closing(listen.bind(listener, 10)):
+                    return [], os.stat(directory / "s").st_gid
+            with pytest.raises(SetupError) as checked:
+                listen.check(listener)
+            failures = (checked.value, refusal(listener))
+            assert all(failure.permission for failure in failures) and os.listdir(directory) == []
+            return [str(failure) for failure in failures], 0
 
-        text, permission, left = in_child(work)
+        failures, group = in_child(work)
     finally:
         shutil.rmtree(directory)
-    assert "giving it to root:- needs root" in text and permission and left == []
+    assert group == (0 if refused else int(given["group"]))
+    assert len(set(failures)) == (1 if refused else 0) and all(refused in failure for failure in failures)
 
 
 def test_a_directory_that_is_not_ours() -> None:

@@ -50,6 +50,13 @@ def _node_version() -> tuple[int, ...]:
     return tuple(map(int, version.strip().removeprefix("v").split(".")))
 
 
+def _php_has_sqlite() -> bool:
+    php = program("php")
+    return (
+        php is not None and "pdo_sqlite" in subprocess.run([php, "-m"], capture_output=True, text=True).stdout.split()
+    )
+
+
 def _has(what: str) -> bool:
     if what == "root":
         return os.geteuid() == 0
@@ -60,15 +67,18 @@ def _has(what: str) -> bool:
         return bool(path) and os.access(path, os.X_OK)
     if what == "oidc-provider":
         return (node_modules() / what).is_dir() and _node_version() >= NODE_VERSION
+    if what == "php":
+        return _php_has_sqlite()
     return program(what) is not None
 
 
 def needs(*components: str) -> None:
-    """Fails or skips the test unless every component is there: "root", "ipv6", "exim", "oidc-provider" or a program's name."""
+    """Fails or skips the test unless every component is there: "root", "ipv6", "exim", "oidc-provider", "php" or a program's name."""
     missing = [what for what in components if not _has(what)]
     if not missing:
         return
-    missing = [f"{what} (on Node.js 20.12 or later)" if what == "oidc-provider" else what for what in missing]
+    more = {"oidc-provider": " (on Node.js 20.12 or later)", "php": " (with pdo_sqlite)"}
+    missing = [what + more.get(what, "") for what in missing]
     message = f"missing here: {', '.join(missing)} (t/run as root on Debian installs what tests need)"
     if strict():
         pytest.fail(message, pytrace=False)

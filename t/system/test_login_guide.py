@@ -51,7 +51,7 @@ def test_postfix_knows_every_parameter(tmp_path: Path):
     assert yaml.safe_load(blocks("pfxhttpd")[0])["server"]["listen"][0]["address"].endswith(
         re.findall(r"smtpd_sasl_path = (.*)", main)[0])  # fmt: skip
     options = [line.strip().removeprefix("-o ").replace("=", " = ") for line in master.splitlines() if "-o" in line]
-    assert len(options) == 2
+    assert len(options) == 4
     mentioned = [word for word in re.findall(r"`(\w+)`", TEXT) if word.startswith("smtpd_")]
     (tmp_path / "main.cf").write_text(main + "\n".join(options) + "\n")
     (tmp_path / "master.cf").write_text(master)

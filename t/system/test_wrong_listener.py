@@ -66,19 +66,24 @@ def test_an_unknown_map_is_named_once_a_minute(serve: Any, backend: Any) -> None
 
 
 def test_a_mistyped_value_field_is_told_with_the_fields_of_an_answer(serve: Any, backend: Any) -> None:
+    """Also after a reload, when the former value field has been found."""
     backend.answer("/map", Answer(json={"data": {"result": "x"}, "status": "ok"}))
     port = ports.free()
-    daemon = serve(
-        configuration(
-            listener("socket_map", "users", port),
-            socket_maps={"users": {**socket_map(backend.url("/map")), "value_field": "data.reslut"}},
-            level="info",
-        )
+    config = configuration(
+        listener("socket_map", "users", port),
+        socket_maps={"users": {**socket_map(backend.url("/map")), "value_field": "data.result"}},
+        workers=1,
+        level="info",
     )
+    daemon = serve(config)
     with SocketMap(("127.0.0.1", port)) as client:
+        assert client.ask("users", "k") == "OK x"
+        config["socket_maps"]["users"]["value_field"] = "data.reslut"
+        daemon.reload(config)
         assert client.ask("users", "k") == "NOTFOUND "
-    line = daemon.log.wait_for("No answer has had the value field yet")
-    assert "value_field=data.reslut" in line and "the answer has the fields data.result, status" in line
+        daemon.log.wait_for(
+            "No answer has had the value field yet.*data.reslut.*the answer has the fields data.result, status"
+        )
 
 
 def test_the_first_failure_is_an_error_and_the_others_are_not(serve: Any, backend: Any) -> None:

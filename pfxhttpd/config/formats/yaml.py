@@ -31,6 +31,8 @@ _HINTS = (
         "mapping values are not allowed here",
         "a colon is not allowed here (is the indentation right, or are quotes missing?)",
     ),
+    ("could not find expected ':'", "a key without a colon before this line (is a space missing after the colon?)"),
+    ("expected <block end>", "this does not belong here (is the indentation right, or are quotes missing?)"),
     ("expected a single document", "a second document begins here; only one is allowed"),
 )
 """Part of a message of PyYAML -> the message that replaces it."""

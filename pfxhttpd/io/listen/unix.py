@@ -79,8 +79,11 @@ def bind_unix(listener: Listener, backlog: int) -> UnixListener:
 
 
 def check_unix(listener: Listener) -> None:
-    """Raises `SetupError` for a user, a group or a directory that does not exist, and for another file at the path."""
-    _owner(listener)
+    """Raises `SetupError` for a user, a group or a directory that does not exist, and for another file at the path.
+
+    A caller who could make the socket, and is therefore taken for the server's user, must also be able to give it away.
+    """
+    owner = _owner(listener)
     head, name = os.path.split(listener.address)
     try:
         with Directory(head or ".") as directory:
@@ -91,8 +94,22 @@ def check_unix(listener: Listener) -> None:
                     )
             except FileNotFoundError:
                 pass
+            if os.access(head or ".", os.W_OK | os.X_OK) and not _may_give(directory, owner):
+                raise SetupError(
+                    f"cannot listen on {listener.endpoint}: {os.strerror(errno.EPERM)} ({_give_hint(listener)})",
+                    permission=True,
+                )
     except OSError as error:
         raise _setup_error(listener, error) from error
+
+
+def _may_give(directory: Directory, owner: Owner) -> bool:
+    """Whether this user may give a socket that it makes in the directory to the owner (chown(2), inode(7))."""
+    if os.geteuid() == 0:
+        return True
+    status = os.fstat(directory.descriptor)
+    own_group = status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
+    return owner[0] in (-1, os.geteuid()) and owner[1] in (-1, own_group, os.getegid(), *os.getgroups())
 
 
 def _owner(listener: Listener) -> Owner:
@@ -114,8 +131,12 @@ def _give(listener: Listener, directory: Directory, name: str, owner: Owner) -> 
     try:
         return directory.give_socket(name, owner)
     except PermissionError as error:
-        hint = f"giving it to {listener.user or '-'}:{listener.group or '-'} needs root"
-        raise SetupError(f"{error.strerror} ({hint})", permission=True) from error
+        raise SetupError(f"{error.strerror} ({_give_hint(listener)})", permission=True) from error
+
+
+def _give_hint(listener: Listener) -> str:
+    hint = f"giving it to {listener.user or '-'}:{listener.group or '-'} needs root"
+    return f"{hint}, or for the group alone a directory of that group with the setgid bit" if listener.group else hint
 
 
 def _setup_error(listener: Listener, error: OSError) -> SetupError:

@@ -149,6 +149,11 @@ class EntryCounters:
             after = self._seen[index] = EntryCounts(cells, seconds, error_at, error, not_sent, cached, fields)
             yield entry, before, after
 
+    def latest(self) -> Iterator[tuple[tuple[str, str], EntryCounts]]:
+        """Each entry that was asked, with its counts at the last call of `changes`."""
+        for index, counts in self._seen.items():
+            yield self.entries[index], counts
+
     def _text(self, start: int, end: int) -> str:
         return self._memory[start * 8 : end * 8].rstrip(b"\0").decode("utf-8", "replace")
 
