@@ -14,7 +14,7 @@ PHRASES = {
     "well": "all is well",
     "backend-down": "the circuit breaker has been ",
     "unauthorized": "got an unexpected status code",
-    "workers-busy": "workers have been busy for",
+    "workers-busy": "been busy for",
     "processes-died": " replaced in the last hour, the last one",
 }
 """Picture -> what the program says in its situation."""
