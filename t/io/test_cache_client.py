@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,28 +29,8 @@ TTL, MOST = 60.0, 1000
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[CacheProcess]:
-    with CacheProcess(tmp_path / "cache") as started:
-        yield started
-
-
-@pytest.fixture
-def caller(cache: CacheProcess) -> Iterator[CacheClient]:
-    made = CacheClient(cache.directory, KEY)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAUSES", (0.0,))
-
-
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that are not about time: a machine that is busy otherwise changes nothing."""
-    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
-        monkeypatch.setattr(client, limit, 5.0)
 
 
 def put(caller: CacheClient, key: bytes, value: str | None, name: str = "map") -> None:

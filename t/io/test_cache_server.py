@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from kit.cache_process import KEY, CacheProcess
 from kit.needs import needs
 
 from pfxhttpd.io import SetupError
-from pfxhttpd.io.cache import client, server
 from pfxhttpd.io.cache import directory as cache_directory
+from pfxhttpd.io.cache import server
 from pfxhttpd.io.cache.client import CALL_TIMEOUT, CacheClient
 from pfxhttpd.io.cache.server import CacheServer
 
@@ -27,26 +27,6 @@ TOLERANCE = 0.3
 """Seconds that a busy test machine may add to any measured time."""
 K, L = b"k" * 16, b"l" * 16
 TTL, MOST = 60.0, 1000
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[CacheProcess]:
-    with CacheProcess(tmp_path / "cache") as started:
-        yield started
-
-
-@pytest.fixture
-def caller(cache: CacheProcess) -> Iterator[CacheClient]:
-    made = CacheClient(cache.directory, KEY)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that are not about time: a machine that is busy otherwise changes nothing."""
-    for limit in ("CALL_TIMEOUT", "PUT_TIMEOUT"):
-        monkeypatch.setattr(client, limit, 5.0)
 
 
 def put(caller: CacheClient, key: bytes, value: str | None, name: str = "map") -> None:

@@ -11,48 +11,18 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kit.child import ChildFailed, in_child
+from kit.child import ChildFailed, as_nobody, in_child, process_status
 from kit.needs import needs
+from kit.places import NOBODY
 
 from pfxhttpd.io import SetupError, jail
 from pfxhttpd.io.jail import Identity, drop_privileges, kernel
 
 ROOT = Path(__file__).resolve().parents[2]
-NOBODY = 65534
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory that can be a chroot for any user."""
-    directory = Path(tempfile.mkdtemp(dir="/tmp"))
-    directory.chmod(0o755)
-    (directory / "etc").mkdir()
-    for name in jail.identity.JAIL_FILES:
-        (directory / name).write_text("")
-    yield directory
-    shutil.rmtree(directory)
-
-
-def status() -> dict[str, str]:
-    """The fields of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {name: " ".join(value.split()) for name, _, value in (line.partition(":") for line in lines)}
-
-
-def as_nobody(work: Callable[[], object]) -> object:
-    """What `work` returns in a child that is nobody, without any other right."""
-
-    def child() -> object:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        return work()
-
-    return in_child(child)
 
 
 def test_files_that_the_user_cannot_read_are_an_error_after_the_drop(root: Path) -> None:
@@ -79,7 +49,7 @@ def test_afterwards_every_id_is_the_users_and_nothing_of_root_is_left() -> None:
     def work() -> tuple[dict[str, str], int, tuple[int, int]]:
         os.setgroups([0, 4, 6])
         jail.drop(jail.resolve("nobody", "", ""))
-        return status(), os.umask(0), resource.getrlimit(resource.RLIMIT_CORE)
+        return process_status(), os.umask(0), resource.getrlimit(resource.RLIMIT_CORE)
 
     fields, umask, core = in_child(work)
     assert fields["Uid"] == " ".join([str(NOBODY)] * 4) == fields["Gid"]
@@ -255,7 +225,7 @@ def test_root_that_stays_keeps_its_privileges_but_dumps_no_core() -> None:
     def work() -> tuple[bool, dict[str, str]]:
         before = kernel.capabilities()
         jail.drop(jail.resolve("", "", ""))
-        return kernel.capabilities() == before and before[0] != 0, status()
+        return kernel.capabilities() == before and before[0] != 0, process_status()
 
     same, fields = in_child(work)
     assert same and fields["NoNewPrivs"] == "1" and fields["Uid"] == "0 0 0 0"
@@ -271,7 +241,7 @@ def test_without_root_the_ids_stay_and_everything_else_is_dropped() -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
         assert kernel.capabilities()[1] != 0
         jail.drop(jail.resolve("", "", ""))
-        return status(), resource.getrlimit(resource.RLIMIT_CORE)
+        return process_status(), resource.getrlimit(resource.RLIMIT_CORE)
 
     fields, core = in_child(work)
     assert {int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}

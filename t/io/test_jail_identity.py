@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit.child import in_child
+from kit.child import as_nobody, in_child
 from kit.needs import needs
+from kit.places import NOBODY
 
 from pfxhttpd.io import SetupError, jail
 from pfxhttpd.io.jail import Identity
 
 ROOT = Path(__file__).resolve().parents[2]
-NOBODY = 65534
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory that can be a chroot for any user."""
-    directory = Path(tempfile.mkdtemp(dir="/tmp"))
-    directory.chmod(0o755)
-    (directory / "etc").mkdir()
-    for name in jail.identity.JAIL_FILES:
-        (directory / name).write_text("")
-    yield directory
-    shutil.rmtree(directory)
-
-
-def status() -> dict[str, str]:
-    """The fields of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {name: " ".join(value.split()) for name, _, value in (line.partition(":") for line in lines)}
 
 
 def refusal(user: str, group: str, chroot: str) -> SetupError:
@@ -43,18 +22,6 @@ def refusal(user: str, group: str, chroot: str) -> SetupError:
         jail.resolve(user, group, chroot)
     assert "\n" not in str(caught.value)
     return caught.value
-
-
-def as_nobody(work: Callable[[], object]) -> object:
-    """What `work` returns in a child that is nobody, without any other right."""
-
-    def child() -> object:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        return work()
-
-    return in_child(child)
 
 
 def test_a_user_brings_its_group_and_groups() -> None:

@@ -9,8 +9,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+from kit.places import NOBODY
 from kit.proc import die_with_parent
 
 Result = TypeVar("Result")
@@ -46,6 +48,24 @@ def in_child(work: Callable[[], Result], timeout: float = 20.0) -> Result:
     if failure:
         raise ChildFailed(failure)
     return result
+
+
+def as_nobody(work: Callable[[], Result]) -> Result:
+    """What `work` returns in a child that is nobody, without any other right."""
+
+    def child() -> Result:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return work()
+
+    return in_child(child)
+
+
+def process_status() -> dict[str, str]:
+    """The fields of this process's /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {name: " ".join(value.split()) for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _outcome(work: Callable[[], object]) -> bytes:
