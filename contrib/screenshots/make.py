@@ -58,10 +58,13 @@ class Site:
                 "worker_pool": {"max_workers": 4},
                 "response_cache": {"enabled": True, "ttl": "1h"},
             },
-            "socket_maps": {"mailboxes": {"target": self.backend.url("/lookup"), "value_field": "result"}},
-            "policy_services": {"greylist": {"target": self.backend.url("/policy"), "value_field": "action"}},
-            "dovecot_sasl": {"submission": {"target": self.backend.url("/login")}},
+            "socket_maps": {"mailboxes": {**self._target("/lookup"), "value_field": "result"}},
+            "policy_services": {"greylist": {**self._target("/policy"), "value_field": "action"}},
+            "dovecot_sasl": {"submission": self._target("/login")},
         }
+
+    def _target(self, path: str) -> dict[str, str]:
+        return {"target": self.backend.url(path), "http_auth_basic": "mx:secret"}
 
     def well(self) -> None:
         self.backend.answer("/lookup", Keyed({"alice@example.com": Answer(json={"result": "alice/"})}))

@@ -114,7 +114,9 @@ class Connection:
                 except ConnectionResetError:  # how a SASL service closes a connection over TCP
                     data = b""
             if not data:
-                raise NoReplyError(f"{self._address} closed the connection without a reply")
+                raise NoReplyError(
+                    f"{self._address} closed the connection without a reply; the log of the server has the reason"
+                )
             buffer += data
         return reply
 
