@@ -157,6 +157,8 @@ class Receiver:
         self._receiver = receiver
         self._buffer = bytearray(MAX_INLINE)
         self._view = memoryview(self._buffer)
+        self.lost = 0
+        """How many connections have been lost since this was last set to 0."""
 
     def fileno(self) -> int:
         return self._receiver.fileno()
@@ -165,7 +167,7 @@ class Receiver:
         """The next descriptor and its message, for `peek` or `unpack`; None when no message is waiting.
 
         A message that has lost a descriptor is skipped: this process had no free descriptor number, the kernel has closed
-        the connection, and the client will connect again.
+        the connection, and the client will connect again. `lost` counts these.
         """
         while True:
             try:
@@ -180,6 +182,7 @@ class Receiver:
                     if size > 1:
                         return int.from_bytes(descriptors, _BYTE_ORDER), bytes(self._view[:size])
                     os.close(int.from_bytes(descriptors, _BYTE_ORDER))  # the file beside it was lost
+                    self.lost += 1
                 else:
                     descriptor, file = struct.unpack("2i", descriptors)
                     with open(file, "rb", buffering=0) as opened:
@@ -187,3 +190,5 @@ class Receiver:
                         return descriptor, opened.readall()
             elif size == 0 or self._view[:size] == WAKE_UP:
                 return None
+            else:
+                self.lost += 1

@@ -228,6 +228,8 @@ class Parking:
                 self._enqueue(fd, connection)
             else:
                 self._park(fd, connection)
+        self._arrived += self._receiver.lost
+        self._receiver.lost = 0
         readable = {fd for fd, mask in self._fresh.poll(0) if mask == select.POLLIN} if idle else ()
         for fd, connection in idle.items():
             self._fresh.unregister(fd)

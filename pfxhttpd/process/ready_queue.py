@@ -15,8 +15,9 @@ from pfxhttpd.io.handoff import Connection, IdleConnection
 from pfxhttpd.io.scoreboard import PoolRow
 
 SIOCOUTQ = 0x5411
-COUNT_DELAY = 1.0
-"""Seconds after which a worker that took a connection has counted it, or is dead."""
+COUNT_INTERVAL, COUNT_LOOKS = 1.0, 10
+"""Seconds, and looks at an empty queue, after which connections that are still counted in it were taken by workers that died
+before they counted them."""
 
 
 class ReadyQueue:
@@ -26,8 +27,8 @@ class ReadyQueue:
         self._sender, self._row, self._epoll = sender, row, epoll
         self._overflow: deque[tuple[int, Connection | IdleConnection]] = deque()
         self._full = self._changed = False
-        self._miscounted: tuple[int, float] | None = None
-        """How many connections the workers had taken when an empty queue was first seen with another count, and when."""
+        self._excess, self._looks, self._looked_since = 0, 0, 0.0
+        """The least number of connections that an empty queue had by the count, in how many looks, and since when."""
 
     @property
     def fd(self) -> int:
@@ -56,22 +57,27 @@ class ReadyQueue:
         """Try again what failed for another reason than a full queue, and correct the count of an empty one."""
         if self._overflow and not self._full:
             self.deliver()
-        elif not self._overflow and self._row.waiting:
-            self._correct_count()
+        elif not self._overflow:
+            self._check_count()
 
-    def _correct_count(self) -> None:
-        """A worker that has taken a connection and not counted it yet looks like one that died with it. So the count is
-        corrected only when the queue has been empty, and the count has been another, for a while."""
-        self._row.publish(0)
-        if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
-            self._miscounted = None
+    def _check_count(self) -> None:
+        """A worker that has taken a connection and not counted it yet looks like one that died with it. But the latter is
+        missing in every look at an empty queue, so the least of many looks is corrected."""
+        if not self._row.waiting:
+            self._looks = 0
             return
-        now, taken = time.monotonic(), self._row.taken
-        if self._miscounted is None or self._miscounted[0] != taken:
-            self._miscounted = (taken, now)
-        elif now - self._miscounted[1] >= COUNT_DELAY:
-            self._row.reset(0)
-            self._miscounted = None
+        if int.from_bytes(ioctl(self._sender, SIOCOUTQ, bytes(4)), "little", signed=True):
+            return
+        self._row.publish(0)
+        now = time.monotonic()
+        if not self._looks:
+            self._excess, self._looked_since = self._row.waiting, now
+        self._excess = min(self._excess, self._row.waiting)
+        self._looks += 1
+        if self._looks >= COUNT_LOOKS and now - self._looked_since >= COUNT_INTERVAL:
+            self._row.count_gone(self._excess)
+            self._row.publish(0)
+            self._looks = 0
 
     def deliver(self) -> None:
         """Put as many connections as the kernel takes where the next free worker finds them."""

@@ -235,7 +235,11 @@ class Worker:
 
     def _receive(self) -> tuple[int, Connection] | None:
         """The next connection of the pool's ready queue."""
-        received = self._receiver.receive()
+        receiver = self._receiver
+        received = receiver.receive()
+        if receiver.lost:
+            self._context.row.count_taken(receiver.lost)
+            receiver.lost = 0
         if received is None:
             return None
         self._context.row.count_taken()

@@ -6,12 +6,14 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kit import ports, proc
 from kit.answer import Answer, Keyed
-from kit.clients import Sasl, SocketMap
+from kit.clients import Closed, Sasl, SocketMap
 from kit.configuration import configuration, listener, socket_map
 from kit.control import busy, reload, status, wait_status
 from kit.waiting import until
@@ -147,6 +149,37 @@ def test_without_descriptors_accepting_pauses_and_goes_on_later(shop, title):
         else:
             late.greet()
     wait_status(daemon, lambda told: told["accepting"], "accepting to be all right")
+
+
+def test_connections_lost_for_lack_of_descriptors_do_not_keep_new_ones_out(shop):
+    """They are not counted as waiting for ever, though the worker is never without work in which that would be noticed."""
+    shop.start(worker_pool={"max_workers": 1, "max_queue": 6})
+    worker = shop.process("worker")
+    ended = threading.Event()
+
+    def keep_asking(client: SocketMap) -> None:
+        while not ended.is_set():
+            assert client.ask("map", "k") == "OK k"
+
+    with contextlib.ExitStack() as stack:
+        lasting = [stack.enter_context(shop.client()) for _ in range(3)]
+        clients = [stack.enter_context(shop.client()) for _ in range(8)]
+        for client in lasting + clients:
+            assert client.ask("map", "k") == "OK k"
+        with proc.limited_descriptors(worker, first_free_descriptor(worker)):
+            for client in clients[:-1]:  # the worker keeps the last one
+                client.send("map", "k")
+            for client in clients[:-1]:
+                with pytest.raises(Closed):
+                    client.reply()
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        stack.callback(ended.set)
+        busy = [pool.submit(keep_asking, client) for client in lasting]
+        newcomer = stack.enter_context(shop.client())
+        assert newcomer.ask("map", "new") == "OK new"
+        ended.set()
+        for each in busy:
+            each.result(10)
 
 
 def test_a_large_reply_that_its_client_does_not_take_harms_nobody(shop):

@@ -56,9 +56,9 @@ class WorkerRow:
         """The worker holds so many client connections."""
         self._ints[self._held] = connections
 
-    def count_taken(self) -> None:
-        """One more connection has been taken from the pool's ready queue."""
-        self._ints[self._taken] += 1
+    def count_taken(self, connections: int = 1) -> None:
+        """Further connections have been taken from the pool's ready queue."""
+        self._ints[self._taken] += connections
 
     def count_parked(self) -> None:
         """One more connection has been passed to parking."""
@@ -87,10 +87,6 @@ class PoolRow:
     def waiting(self) -> int:
         return self._ints[self._waiting]
 
-    @property
-    def taken(self) -> int:
-        return self._taken()
-
     def count_sent(self) -> None:
         """Parking has put one more connection into the kernel's queue."""
         self._ints[self._sent] += 1
@@ -100,10 +96,9 @@ class PoolRow:
         queued = self._ints[self._sent] - self._ints[self._gone] - self._taken()
         self._ints[self._waiting] = kept + max(0, queued)
 
-    def reset(self, kept: int) -> None:
-        """The kernel's queue is known to be empty. Correct what workers that died had taken without counting it."""
-        self._ints[self._gone] = self._ints[self._sent] - self._taken()
-        self._ints[self._waiting] = kept
+    def count_gone(self, connections: int) -> None:
+        """Workers that died had taken these without counting them."""
+        self._ints[self._gone] += connections
 
 
 class CacheRow:
