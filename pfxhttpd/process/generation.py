@@ -82,6 +82,7 @@ class Generation:
             idle_timeout=server.client_idle_timeout,
             max_connections=self.max_connections,
             max_sasl_connections=self.max_sasl_connections,
+            workers=sum(pool.pool.max_workers for pool in self.pools.values()),
             sasl_listeners=tuple(
                 SaslListener(
                     listener.endpoint, listener.name, tuple(m.name for m in mechanisms(entries[listener.name]))

@@ -27,7 +27,8 @@ class ParkingConfig:
 
     `pools` maps a listener's endpoint to the index of the pool that serves it; `default_pool` serves connections whose
     listener was removed. A silent connection is closed after `idle_timeout` seconds. `max_connections` bounds the
-    connections of the whole server, and `max_sasl_connections` those of its SASL clients.
+    connections of the whole server, and `max_sasl_connections` those of its SASL clients. `workers` is the number of
+    workers in all pools.
     """
 
     pools: Mapping[str, int]
@@ -35,13 +36,14 @@ class ParkingConfig:
     idle_timeout: float
     max_connections: int
     max_sasl_connections: int
+    workers: int
     sasl_listeners: tuple[SaslListener, ...]
     logging: Logging
 
     def pack(self, added: list[int]) -> bytes:
         """The message. The queue senders of the pools `added` accompany it as descriptors, then the SASL listeners."""
         listeners = [astuple(listener) for listener in self.sasl_listeners]
-        limits = (self.max_connections, self.max_sasl_connections)
+        limits = (self.max_connections, self.max_sasl_connections, self.workers)
         fields = (dict(self.pools), self.default_pool, self.idle_timeout, limits, listeners)
         return marshal.dumps((*fields, astuple(self.logging), added))
 
@@ -50,7 +52,7 @@ class ParkingConfig:
         """The inverse of `pack`: the configuration, and the indexes of the pools that were added."""
         pools, default_pool, idle_timeout, limits, listeners, logging, added = marshal.loads(message)
         sasl_listeners = tuple(SaslListener(*listener) for listener in listeners)
-        max_connections, max_sasl = limits
-        fields = (pools, default_pool, idle_timeout, max_connections, max_sasl, sasl_listeners)
+        max_connections, max_sasl, workers = limits
+        fields = (pools, default_pool, idle_timeout, max_connections, max_sasl, workers, sasl_listeners)
         config = cls(*fields, Logging(*logging))
         return config, added
