@@ -20,6 +20,7 @@ PREFIX = "PFXHTTP_SERVER_"
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 @functools.cache
@@ -29,7 +30,7 @@ def variables() -> dict[str, Path]:
 
     def walk(part: schema.Subschema, path: Path) -> None:
         for key, below in schema.properties(part):
-            if "object" in schema.types(below):
+            if "properties" in below:
                 walk(below, (*path, key))
             elif "array" not in schema.types(below):
                 found["_".join(("PFXHTTP", *map(str, path), key)).upper()] = (*path, key)
@@ -78,4 +79,6 @@ def _typed(text: str, part: schema.Subschema) -> Any:
         return _BOOLEANS.get(text.strip().lower(), text)
     if "integer" in types and _INTEGER.fullmatch(text.strip()):
         return int(text.strip())  # int() itself does not take all blanks
+    if types == ("number",) and _NUMBER.fullmatch(text.strip()):
+        return float(text.strip())
     return text
