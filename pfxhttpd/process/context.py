@@ -11,13 +11,15 @@ from pfxhttpd.io.backend_connection_limit import ConnectionLimit
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
+from pfxhttpd.process.metric_totals import ProcessMetrics
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
     """`title` names the worker in `ps`. `listeners` are sockets by endpoint; `ready` receives connections that have
     something to read, `parking` takes those that have not, and `channel` leads to the master. `targets` maps each target
-    to its row on the scoreboard. In `counters` the worker counts the outcomes of requests.
+    to its row on the scoreboard. In `counters` the worker counts the outcomes of requests, and in `metrics` what is shown
+    as metrics.
     """
 
     title: str
@@ -26,6 +28,7 @@ class WorkerContext:
     row: WorkerRow
     board: Scoreboard
     counters: EntryCounters
+    metrics: ProcessMetrics
     listeners: Mapping[str, socket.socket]
     ready: socket.socket
     parking: socket.socket

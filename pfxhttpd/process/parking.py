@@ -23,6 +23,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from fcntl import ioctl
+from itertools import chain
 
 from setproctitle import setproctitle
 
@@ -38,6 +39,7 @@ from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 from pfxhttpd.process.parking_config import MAX_DESCRIPTORS, ParkingConfig
 from pfxhttpd.process.ready_queue import ReadyQueue
 from pfxhttpd.service import CloseConnection
+from pfxhttpd.service.listener_metrics import IDLE_TOO_LONG, ListenerMetrics
 from pfxhttpd.wire import dovecot_lines, policy, socketmap
 
 BATCH = 64
@@ -52,6 +54,8 @@ MAX_WAKES = 8
 """Idle workers of a pool that are woken at once."""
 TITLE_INTERVAL = 1.0
 """Seconds between changes of the process title."""
+HELD_INTERVAL = 1.0
+"""Seconds between counts of the connections by listener."""
 FIONREAD = 0x541B
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP
@@ -78,19 +82,23 @@ class Parking:
         sasl_sockets: list[socket.socket],
         config: ParkingConfig,
         board: Scoreboard,
+        metrics: ListenerMetrics,
         logger: Logger,
     ) -> None:
+        self._metrics = metrics
+        self._metrics.rows = config.listener_rows
         self._receiver, self._channel, self._config = Receiver(arrivals), channel, config
         self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
-        self._acceptor = SaslAcceptor(self._epoll, board, logger)
+        self._acceptor = SaslAcceptor(self._epoll, board, metrics, logger)
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, logger)
         self._parked: OrderedDict[int, tuple[float, Connection | IdleConnection]] = OrderedDict()
         """By descriptor: when the client was last heard (monotonic seconds), and the connection. Oldest first."""
         self._arrived = self._sasl = 0
         self._limiter = LimitLog()
         self._title_set_at, self._title_count = 0.0, -1
+        self._held_shown_at = 0.0
         self._maintain_at = 0.0
         self._fresh = select.poll()
         """Looks once at connections that have just arrived."""
@@ -140,6 +148,7 @@ class Parking:
             self._wake_for_declined()
         for queue in self._queues.values():
             queue.maintain()
+        self._show_held()
 
     def _may_accept(self) -> bool:
         """Whether there may be one more SASL connection."""
@@ -191,6 +200,7 @@ class Parking:
             # The kernel drops those for which this process has no number left (MSG_CTRUNC). A new process is given all.
             raise LostDescriptors
         self._config = config
+        self._metrics.rows = config.listener_rows
         self._log = self._log.with_settings(config.logging)
         sasl_sockets = [socket.socket(fileno=fd) for fd in descriptors[len(added) :]]
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, self._log)
@@ -319,7 +329,7 @@ class Parking:
     def _close(self, fd: int, reason: str) -> None:
         connection = self._unpacked(fd)
         self._unpark(fd)
-        client_io.close(fd, connection, reason, self._log)
+        client_io.close(fd, connection, reason, self._metrics, self._log)
 
     def _close_idle(self) -> None:
         """Close connections that have been silent for too long. A SASL client may be silent for ever: over TCP, Postfix
@@ -332,9 +342,17 @@ class Parking:
             if connection.kind == DOVECOT_SASL:
                 self._touch(fd, connection)
             else:
-                self._close(fd, "idle for too long")
+                self._close(fd, IDLE_TOO_LONG)
 
     # -- what is shown ------------------------------------------------------------------------------------------
+
+    def _show_held(self) -> None:
+        """Show how many connections of each listener would be lost if this process died, for the metrics."""
+        now = time.monotonic()
+        if self._metrics.rows and now >= self._held_shown_at + HELD_INTERVAL:
+            self._held_shown_at = now
+            kept = (connection for queue in self._queues.values() for _, connection in queue.kept)
+            self._metrics.show_held(chain((connection for _, connection in self._parked.values()), kept))
 
     def _publish(self, now: float) -> None:
         parked, waiting = len(self._parked), 0

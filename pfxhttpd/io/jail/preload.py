@@ -33,8 +33,8 @@ _MODULES = """
 """
 
 _PACKAGES = """
-    certifi charset_normalizer httptools idna jose jsonschema jsonschema_specifications referencing requests
-    setproctitle urllib3 yaml
+    certifi charset_normalizer httptools idna jose jsonschema jsonschema_specifications prometheus_client referencing
+    requests setproctitle urllib3 yaml
     cryptography.exceptions cryptography.hazmat.backends cryptography.hazmat.backends.openssl
     cryptography.hazmat.bindings.openssl cryptography.hazmat.primitives cryptography.hazmat.primitives.asymmetric
     cryptography.hazmat.primitives.serialization cryptography.x509
