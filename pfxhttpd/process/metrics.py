@@ -22,11 +22,11 @@ from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import Observability
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.metrics.exposition import RoleUsage, exposition, families
+from pfxhttpd.io.metrics.exposition import Metric, RoleUsage, exposition, families
 from pfxhttpd.io.metrics.server import NOT_FOUND, HttpServer, Request, Response
 from pfxhttpd.io.metrics.usage import usage
 from pfxhttpd.io.scoreboard import Scoreboard
-from pfxhttpd.process.child import METRICS_WANTED, READY, START, error_location
+from pfxhttpd.process.child import METRICS_WANTED, READY, RETIRE, error_location
 from pfxhttpd.process.generation import MetricsPort
 from pfxhttpd.service.log_limit import MinuteLimit
 
@@ -34,6 +34,8 @@ MIN_AGE = 1.0
 """Seconds for which a snapshot is used before another one is asked for."""
 SNAPSHOT_TIMEOUT = 3.0
 """Seconds that a request waits for a snapshot."""
+MAX_TEXTS = 8
+"""Texts of one snapshot that are kept, for clients that want them in several formats."""
 TICK = 0.5
 """Seconds between looks at connections that are open for too long."""
 NICENESS = 10
@@ -82,7 +84,10 @@ class Pages:
         self._authorization = base64.b64encode(credentials.encode()) if credentials else b""
         self._usage = RoleUsages()
         self._lock = threading.Lock()
-        self._written: dict[str, tuple[Mapping[str, Any], Response]] = {}
+        self._shown: Mapping[str, Any] | None = None
+        self._collected: list[Metric] = []
+        self._written: dict[str, Response] = {}
+        """The last snapshot that was shown, its metrics, and their text by the Accept header field."""
 
     def respond(self, request: Request) -> Response:
         """The response to a request."""
@@ -110,17 +115,16 @@ class Pages:
         if snapshot is None:
             return _NO_ANSWER
         accept = request.headers.get("accept", "")
-        with self._lock:  # all requests of the same second get the same text
-            written = self._written.get(accept)
-            if written is None or written[0] is not snapshot:
-                text, media_type = exposition(families(snapshot, self._role_usage(snapshot)), accept)
-                if accept not in self._written:
-                    self._written.clear()  # there is one scraper, as a rule
-                written = self._written[accept] = snapshot, Response(HTTPStatus.OK, text, media_type)
-            return written[1]
-
-    def _role_usage(self, snapshot: Mapping[str, Any]) -> Mapping[str, RoleUsage] | None:
-        return self._usage.of(snapshot) if self._settings.prometheus_runtime_metrics else None
+        with self._lock:  # all requests for the same snapshot get the same text
+            if snapshot is not self._shown or len(self._written) >= MAX_TEXTS:
+                self._written.clear()
+            if snapshot is not self._shown:
+                usage = self._usage.of(snapshot) if self._settings.prometheus_runtime_metrics else None
+                self._shown, self._collected = snapshot, list(families(snapshot, usage))
+            if accept not in self._written:
+                text, media_type = exposition(self._collected, accept)
+                self._written[accept] = Response(HTTPStatus.OK, text, media_type)
+            return self._written[accept]
 
     def _is_authorized(self, request: Request) -> bool:
         """The comparison takes the same time wherever the first difference is (RFC 7617; RFC 9110 section 11.1)."""
@@ -151,9 +155,10 @@ class RoleUsages:
             used = usage(pid)
             if used is not None:
                 found.setdefault(role, []).append(used)
-        sums = {}
-        for role, each in found.items():
-            processor = sum(used.processor for used in each) + snapshot["processor_of_ended"].get(role, 0.0)
+        ended, sums = snapshot["processor_of_ended"], {}
+        for role in {**found, **ended} if found else ():
+            each = found.get(role, [])
+            processor = sum(used.processor for used in each) + ended.get(role, 0.0)
             # A process may have ended since the snapshot was taken; its time is in the next one.
             self._processor[role] = processor = max(processor, self._processor.get(role, 0.0))
             files = [used.files for used in each]
@@ -178,27 +183,31 @@ class MetricsProcess:
         self._server: HttpServer | None = None
         if port is not None:
             self._server = HttpServer(port.sock, port.tls, Pages(settings, self._snapshots, logger).respond)
-        self._leaving = False
+        self._leaving = self._retiring = False
 
     def run(self) -> None:
-        """Serve until the master says so, closes the channel or is gone."""
+        """Serve until the master says so, and then those clients that are connected, or until the master is gone."""
         setproctitle("pfxhttpd: metrics")
         os.nice(NICENESS)
         self._channel.send(READY)
-        while not self._leaving:
+        while not self._leaving and not (self._retiring and not self._busy):
             now = time.monotonic()
             self._board.beat("metrics", now)
             poll = select.poll()
             poll.register(self._channel, select.POLLIN)
             if self._server is not None:
                 self._server.expire(now)
-                if self._server.accepting:
+                if self._server.accepting and not self._retiring:
                     poll.register(self._server.listener, select.POLLIN)
             for fd, _ in poll.poll(TICK * 1000):
                 if fd == self._channel.fileno():
                     self._read_channel()
                 elif self._server is not None:
                     self._server.accept()
+
+    @property
+    def _busy(self) -> bool:
+        return self._server is not None and self._server.busy
 
     def _read_channel(self) -> None:
         try:
@@ -211,5 +220,5 @@ class MetricsProcess:
             with open(descriptor, "rb") as file:
                 file.seek(0)
                 self._snapshots.bring(json.load(file))
-        if message not in (START, METRICS_WANTED):
-            self._leaving = True
+        self._retiring = self._retiring or message == RETIRE
+        self._leaving = not message

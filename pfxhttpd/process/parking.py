@@ -23,7 +23,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from fcntl import ioctl
-from itertools import chain
 
 from setproctitle import setproctitle
 
@@ -54,8 +53,6 @@ MAX_WAKES = 8
 """Idle workers of a pool that are woken at once."""
 TITLE_INTERVAL = 1.0
 """Seconds between changes of the process title."""
-HELD_INTERVAL = 1.0
-"""Seconds between counts of the connections by listener."""
 FIONREAD = 0x541B
 
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP
@@ -98,7 +95,6 @@ class Parking:
         self._arrived = self._sasl = 0
         self._limiter = LimitLog()
         self._title_set_at, self._title_count = 0.0, -1
-        self._held_shown_at = 0.0
         self._maintain_at = 0.0
         self._fresh = select.poll()
         """Looks once at connections that have just arrived."""
@@ -148,7 +144,6 @@ class Parking:
             self._wake_for_declined()
         for queue in self._queues.values():
             queue.maintain()
-        self._show_held()
 
     def _may_accept(self) -> bool:
         """Whether there may be one more SASL connection."""
@@ -310,11 +305,13 @@ class Parking:
     def _park(self, fd: int, connection: Connection | IdleConnection) -> None:
         self._parked[fd] = (time.monotonic(), connection)
         self._sasl += connection.kind == DOVECOT_SASL
+        self._metrics.hold(connection.endpoint)
         self._epoll.register(fd, select.EPOLLOUT if connection.unsent else _READABLE)
 
     def _unpark(self, fd: int) -> None:
         _, connection = self._parked.pop(fd)
         self._sasl -= connection.kind == DOVECOT_SASL
+        self._metrics.release(connection.endpoint)
         self._epoll.unregister(fd)
 
     def _touch(self, fd: int, connection: Connection | IdleConnection) -> None:
@@ -345,14 +342,6 @@ class Parking:
                 self._close(fd, IDLE_TOO_LONG)
 
     # -- what is shown ------------------------------------------------------------------------------------------
-
-    def _show_held(self) -> None:
-        """Show how many connections of each listener would be lost if this process died, for the metrics."""
-        now = time.monotonic()
-        if self._metrics.rows and now >= self._held_shown_at + HELD_INTERVAL:
-            self._held_shown_at = now
-            kept = (connection for queue in self._queues.values() for _, connection in queue.kept)
-            self._metrics.show_held(chain((connection for _, connection in self._parked.values()), kept))
 
     def _publish(self, now: float) -> None:
         parked, waiting = len(self._parked), 0

@@ -8,7 +8,6 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
 from fcntl import ioctl
 
 from pfxhttpd.io import handoff
@@ -38,11 +37,6 @@ class ReadyQueue:
     def waiting(self) -> int:
         """Connections that no worker has taken yet."""
         return self._row.waiting
-
-    @property
-    def kept(self) -> Iterable[tuple[int, Connection | IdleConnection]]:
-        """The connections for which the kernel has no space."""
-        return self._overflow
 
     def add(self, fd: int, connection: Connection | IdleConnection) -> None:
         """Append a connection that a worker has to look at."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from pfxhttpd.io.handoff import Connection, IdleConnection
+from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.scoreboard.histograms import CONNECTION_BOUNDS, Histograms
 
 ROWS = 256
@@ -58,27 +58,18 @@ class ListenerMetrics:
             self.histograms.observe(row * SERIES + series, max(1e-6, time.monotonic() - connection.opened_at))
 
     def hold(self, endpoint: str) -> None:
-        """This worker holds a connection of that listener from now on."""
-        row = self.rows.get(endpoint)
-        if row is not None:
-            self._connections[row] = 1
+        """This process holds one more connection of that listener."""
+        self._add(endpoint, 1)
 
     def release(self, endpoint: str) -> None:
-        """It does not hold it any more."""
+        """It holds one less."""
+        self._add(endpoint, -1)
+
+    def _add(self, endpoint: str, connections: int) -> None:
         row = self.rows.get(endpoint)
         if row is not None:
-            self._connections[row] = 0
-
-    def show_held(self, connections: Iterable[Connection | IdleConnection]) -> None:
-        """This process, parking, holds all these connections."""
-        counts = [0] * ROWS
-        for connection in connections:
-            row = self.rows.get(connection.endpoint)
-            if row is not None:
-                counts[row] += 1
-        for row, count in enumerate(counts):
-            self._connections[row] = count
+            self._connections[row] += connections
 
     def held(self) -> dict[int, int]:
         """The connections that the process holds, by row; those that are lost if it dies."""
-        return {row: count for row, count in enumerate(self._connections.tolist()) if count}
+        return {row: count for row, count in enumerate(self._connections.tolist()) if count > 0}

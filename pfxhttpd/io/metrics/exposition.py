@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
+__all__ = ["Metric", "RoleUsage", "exposition", "families"]
+
 Snapshot = Mapping[str, Any]
 
 

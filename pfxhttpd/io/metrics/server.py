@@ -118,6 +118,11 @@ class HttpServer:
         self._is_shut_down = False
 
     @property
+    def busy(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._connections)
+
+    @property
     def accepting(self) -> bool:
         """Whether `accept` is to be called when the listener is readable: not if it was shut down, nor if the system had
         nothing left for a connection a moment ago."""
