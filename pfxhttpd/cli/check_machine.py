@@ -11,7 +11,7 @@ from pfxhttpd.config.load import Loaded
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.settings import Settings
 from pfxhttpd.io import SetupError, jail, listen, tls
-from pfxhttpd.process.generation import metrics_listener
+from pfxhttpd.process.generation import import_metrics, metrics_listener
 
 WORKER_MEMORY = 8 << 20
 """Bytes of memory that a worker has for itself."""
@@ -50,6 +50,10 @@ def _metrics_problems(loaded: Loaded) -> Iterator[Problem]:
     block = _node(loaded.tree, "server", "observability")
     if not watched.prometheus_enabled:
         return
+    try:
+        import_metrics()
+    except SetupError as error:
+        yield _node(block, "prometheus_enabled").problem(_without_prefix(str(error)))
     try:
         listen.check(metrics_listener(watched))
     except SetupError as error:

@@ -239,7 +239,7 @@ class Supervisor:
         return self._fork("cache", run, self.generation, set(), [])
 
     def _fork_metrics(self) -> Child:
-        from pfxhttpd.process.metrics import MetricsProcess  # takes 40 ms and 1 MB, which only this process needs
+        from pfxhttpd.process.metrics import MetricsProcess  # `generation` has imported it, as it is needed
 
         generation, port = self.generation, self.generation.metrics
 

@@ -183,6 +183,7 @@ def test_the_format_is_right(shop: Shop) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     newer = shop.page("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert newer.headers["Content-Type"].startswith("application/openmetrics-text") and "# EOF" in newer.text
+    assert shop.page("/metrics", Accept="text/plain; version=x;;,q=").headers["Content-Type"].startswith("text/plain")
 
 
 def test_the_state_of_the_server_is_shown(shop: Shop) -> None:

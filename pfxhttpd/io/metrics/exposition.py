@@ -29,7 +29,10 @@ class RoleUsage(NamedTuple):
 
 def exposition(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
     """The text of the metrics and its media type, in the format that the Accept header field prefers."""
-    encode, media_type = choose_encoder(accept)
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # prometheus_client 0.26 cannot read every version in the field
+        encode, media_type = choose_encoder("")
     return encode(_Collected(list(metrics))), media_type
 
 
