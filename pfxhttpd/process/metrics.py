@@ -32,6 +32,9 @@ from pfxhttpd.service.log_limit import MinuteLimit
 
 MIN_AGE = 1.0
 """Seconds for which a snapshot is used before another one is asked for."""
+MASTER_SHARE = 0.05
+"""Part of the master's time that snapshots may take. One that took long, since there are many workers and entries, is used
+for longer."""
 SNAPSHOT_TIMEOUT = 3.0
 """Seconds that a request waits for a snapshot."""
 MAX_TEXTS = 8
@@ -53,17 +56,18 @@ class Snapshots:
         self._changed = threading.Condition()
         self._latest: Mapping[str, Any] | None = None
         self._taken_at = self._asked_at = float("-inf")
+        self._max_age = MIN_AGE
 
     def latest(self) -> Mapping[str, Any] | None:
-        """A snapshot that is not older than MIN_AGE; None if the master does not respond in time."""
+        """A snapshot that is about as old as MIN_AGE at most; None if the master does not respond in time."""
         with self._changed:
             wanted_at = time.monotonic()
-            if self._taken_at > wanted_at - MIN_AGE:
+            if self._taken_at > wanted_at - self._max_age:
                 return self._latest
             if self._asked_at < max(self._taken_at, wanted_at - SNAPSHOT_TIMEOUT):
                 self._asked_at = wanted_at
                 self._channel.send(METRICS_WANTED)
-            if not self._changed.wait_for(lambda: self._taken_at > wanted_at - MIN_AGE, SNAPSHOT_TIMEOUT):
+            if not self._changed.wait_for(lambda: self._taken_at > wanted_at - self._max_age, SNAPSHOT_TIMEOUT):
                 return None
             return self._latest
 
@@ -71,6 +75,7 @@ class Snapshots:
         """The master has sent this snapshot."""
         with self._changed:
             self._latest, self._taken_at = snapshot, time.monotonic()
+            self._max_age = max(MIN_AGE, snapshot["took"] / MASTER_SHARE)
             self._changed.notify_all()
 
 

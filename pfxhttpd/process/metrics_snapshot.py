@@ -37,11 +37,13 @@ _CLOSED = {"success": CLOSED, "error": CLOSED_ERROR, "timeout": CLOSED_TIMEOUT}
 
 
 def snapshot(supervisor: Supervisor, board: Scoreboard, reloads: Mapping[str, int], reloaded: bool) -> dict[str, Any]:
-    """The present state. `reloads` are counts by result; `reloaded` is false if the last one failed."""
+    """The present state. `reloads` are counts by result; `reloaded` is false if the last one failed. `took` is the
+    processor time of the snapshot itself (seconds)."""
     now = time.monotonic()
     generation, totals = supervisor.generation, supervisor.metric_totals
+    began = time.thread_time()
     totals.update()
-    return {
+    found = {
         "version": __version__,
         "python_version": platform.python_version(),
         "started": round(time.time() - (now - supervisor.totals.started_at), 3),
@@ -68,6 +70,7 @@ def snapshot(supervisor: Supervisor, board: Scoreboard, reloads: Mapping[str, in
         "processes": [("master", os.getpid()), *((child.role, child.pid) for child in supervisor.children.values())],
         "processor_of_ended": dict(supervisor.processor_of_ended),
     }
+    return {**found, "took": time.thread_time() - began}
 
 
 def not_ready(supervisor: Supervisor) -> str:

@@ -10,7 +10,6 @@ need not look at its cells, and the pages of series that are never used are neve
 from __future__ import annotations
 
 import mmap
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +19,10 @@ REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5
 http.client.request.duration). The lowest are for a backend on the same machine, the highest is Postfix's patience."""
 CONNECTION_BOUNDS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds in seconds for connections, which Postfix keeps open for minutes."""
+
+
+_CHUNK = 512
+"""Bytes of sums that are compared at once."""
 
 
 class Change(NamedTuple):
@@ -39,7 +42,7 @@ class Histograms:
         self._memory = mmap.mmap(-1, max(1, series) * (1 + self._width) * 8)
         self._sums = memoryview(self._memory)[: series * 8].cast("d")
         self._cells = memoryview(self._memory)[series * 8 :].cast("q")
-        self._seen_sums = array("d", bytes(series * 8))
+        self._seen = bytes(series * 8)
         self._seen_cells: dict[int, list[int]] = {}
 
     def observe(self, series: int, seconds: float) -> None:
@@ -53,15 +56,22 @@ class Histograms:
 
     def changes(self) -> Iterator[Change]:
         """The series that have changed since the last call. Only the master calls this."""
-        sums = array("d", self._sums)
-        if sums == self._seen_sums:
+        before, after = self._seen, self._memory[: self._series * 8]
+        if before == after:
             return
-        before, self._seen_sums = self._seen_sums, sums
-        for series, (old, new) in enumerate(zip(before, sums, strict=True)):
-            if old != new:
-                start = series * self._width
-                cells = self._cells[start : start + self._width].tolist()
-                earlier = self._seen_cells.get(series) or [0] * self._width
-                self._seen_cells[series] = cells
-                added = [count - seen for count, seen in zip(cells, earlier, strict=True)]
-                yield Change(series, added, new - old)
+        self._seen = after
+        for start in range(0, len(after), _CHUNK):
+            chunk, earlier = after[start : start + _CHUNK], before[start : start + _CHUNK]
+            if chunk != earlier:
+                sums = zip(memoryview(earlier).cast("d"), memoryview(chunk).cast("d"), strict=True)
+                for series, (old, new) in enumerate(sums, start // 8):
+                    if old != new:
+                        yield Change(series, self._added(series), new - old)
+
+    def _added(self, series: int) -> list[int]:
+        """What was added to the cells of a series since the last look."""
+        start = series * self._width
+        cells = self._cells[start : start + self._width].tolist()
+        earlier = self._seen_cells.get(series) or [0] * self._width
+        self._seen_cells[series] = cells
+        return [count - seen for count, seen in zip(cells, earlier, strict=True)]
