@@ -99,7 +99,14 @@ def prose(text: str) -> Iterator[str]:
 # One key
 
 
-TYPES = {"string": "text", "integer": "number", "array": "list", "object": "block", "boolean": "boolean"}
+TYPES = {
+    "string": "text",
+    "integer": "number",
+    "number": "number",
+    "array": "list",
+    "object": "block",
+    "boolean": "boolean",
+}
 
 
 def kind_of(declaration: Declaration) -> str:

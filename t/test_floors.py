@@ -29,7 +29,17 @@ WORLDLY = {
 }
 THIRD_PARTY = {
     "config": {"yaml", "jsonschema"},
-    "io": {"requests", "urllib3", "httptools", "jose", "setproctitle", "cryptography", "certifi", "idna"},
+    "io": {
+        "requests",
+        "urllib3",
+        "httptools",
+        "jose",
+        "setproctitle",
+        "cryptography",
+        "certifi",
+        "idna",
+        "prometheus_client",
+    },
     "service": {"requests", "setproctitle", "urllib3"},
     "process": {"daemon", "requests", "setproctitle"},
     "cli": {"yaml"},

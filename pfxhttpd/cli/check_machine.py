@@ -11,6 +11,7 @@ from pfxhttpd.config.load import Loaded
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.settings import Settings
 from pfxhttpd.io import SetupError, control, jail, listen, tls
+from pfxhttpd.process.generation import import_metrics, metrics_listener
 
 WORKER_MEMORY = 8 << 20
 """Bytes of memory that a worker has for itself."""
@@ -32,7 +33,7 @@ def problems(loaded: Loaded) -> list[Problem]:
             listen.check(listener)
         except SetupError as error:
             found.append((node.get("address") or node).problem(str(error)))
-    return found
+    return [*found, *_metrics_problems(loaded)]
 
 
 def _directory_problems(loaded: Loaded) -> Iterator[Problem]:
@@ -59,6 +60,27 @@ def _tls_problems(loaded: Loaded) -> Iterator[Problem]:
         key = what.removeprefix("server.tls.")
         node = _node(loaded.tree, "server", "tls", key if what.startswith("server.tls.") else "enabled")
         yield node.problem(text if key != what else str(error))
+
+
+def _metrics_problems(loaded: Loaded) -> Iterator[Problem]:
+    watched = loaded.settings.server.observability
+    block = _node(loaded.tree, "server", "observability")
+    if not watched.prometheus_enabled:
+        return
+    try:
+        import_metrics()
+    except SetupError as error:
+        yield _node(block, "prometheus_enabled").problem(_without_prefix(str(error)))
+    try:
+        listen.check(metrics_listener(watched))
+    except SetupError as error:
+        yield _node(block, "prometheus_address").problem(str(error))
+    try:
+        if watched.prometheus_tls.enabled:
+            tls.server_context(watched.prometheus_tls)
+    except SetupError as error:
+        what, _, text = str(error).partition(": ")
+        yield _node(block, "prometheus_tls", what.rpartition(".")[2]).problem(text)
 
 
 def _without_prefix(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pfxhttpd.cli import CommandError, NoReplyError, configuration
 from pfxhttpd.config.schema import did_you_mean
-from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS, Entry, Logging, Pool, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS, Entry, Logging, Observability, Pool, Settings
 from pfxhttpd.io import tls
 from pfxhttpd.io.backend_connection_limit import ConnectionLimit, lock_file
 from pfxhttpd.io.cache.client import CacheClient
@@ -30,6 +30,7 @@ from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.io.transport.recorder import Exchange, RecordingTransport
 from pfxhttpd.process import services
 from pfxhttpd.process.context import ServiceContext
+from pfxhttpd.process.metric_totals import ProcessMetrics
 from pfxhttpd.rules.explanation import explain
 from pfxhttpd.rules.known_secrets import (
     configured_secrets,
@@ -65,7 +66,8 @@ class Explanation:
         self._log = os.memfd_create("log", os.MFD_CLOEXEC)
         self._counters = EntryCounters([(entry.kind, entry.name)])
         only = {kind: {entry.name: entry} if kind == entry.kind else {} for kind in SECTIONS}
-        server = replace(settings.server, response_cache=replace(settings.server.response_cache, enabled=False))
+        cache = replace(settings.server.response_cache, enabled=False)
+        server = replace(settings.server, response_cache=cache, observability=Observability())
         logging = Logging(level="info", use_systemd=True)
         logger = Logger.open(logging, stream_fd=self._log, secrets={*configured_secrets(settings), secret})
         built = services.build(
@@ -180,6 +182,7 @@ def _context(entry: Entry, counters: EntryCounters) -> ServiceContext:
         row=board.worker(board.allocate_worker(0, 0, 1)),
         board=board,
         counters=counters,
+        metrics=ProcessMetrics(),
         targets={target: index for index, target in enumerate(dict.fromkeys(targets))},
         cache=_NoCache(),
         connection_limit=ConnectionLimit(lock_file(), 1, 1),

@@ -21,17 +21,19 @@ from pfxhttpd.config.settings import (
     HttpClient,
     Listener,
     Logging,
+    Observability,
     Pool,
+    PrometheusTls,
     ResponseCacheSettings,
     SaslOidc,
     Server,
     Tls,
 )
-from pfxhttpd.config.values import parse_header, seconds
+from pfxhttpd.config.values import otlp_headers, otlp_url, parse_header, seconds
 
 
-def server(node: Node) -> Server:
-    """The settings of the `server` section. `node` has all defaults in it."""
+def server(node: Node, watched: Observability) -> Server:
+    """The settings of the `server` section. `node` has all defaults in it; `watched` are those of its `observability`."""
     plain = node.plain()
     client, cache, breaker = plain["http_client"], plain["response_cache"], plain["circuit_breaker"]
     return Server(
@@ -46,11 +48,28 @@ def server(node: Node) -> Server:
         http_client=HttpClient(**_in_seconds(client, "timeout", "idle_connection_timeout")),
         response_cache=ResponseCacheSettings(**_in_seconds(cache, "ttl")),
         circuit_breaker=CircuitBreaker(**_in_seconds(breaker, "cooldown")),
+        observability=watched,
         socketmap_max_reply_size=plain["socketmap_max_reply_size"],
         client_idle_timeout=seconds(plain["client_idle_timeout"]),
         max_connections=plain["max_connections"],
         shutdown_timeout=seconds(plain["shutdown_timeout"]),
     )
+
+
+def observability(node: Node, secrets: SecretFiles) -> Observability:
+    """The settings of `server.observability`. Those of a block with mistakes are built too, without the wrong values."""
+    plain = node.plain()
+    del plain["prometheus_http_auth_basic_file"]
+    key = "prometheus_http_auth_basic"
+    plain[key] = secrets.credentials(node, key) if plain["prometheus_enabled"] else ""
+    plain["prometheus_tls"] = PrometheusTls(**plain["prometheus_tls"])
+    endpoint, headers = plain["otel_exporter_otlp_endpoint"], plain["otel_exporter_otlp_headers"]
+    plain["otel_exporter_otlp_endpoint"] = otlp_url(endpoint, plain["otel_exporter_otlp_insecure"])
+    try:
+        plain["otel_exporter_otlp_headers"] = otlp_headers(headers)
+    except ValueError:
+        plain["otel_exporter_otlp_headers"] = ()  # reported by observability_problems
+    return Observability(**plain)
 
 
 def _in_seconds(plain: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -7,12 +7,11 @@ of an entry with the defaults merged in. None of them relies on the defaults tha
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pfxhttpd.config import values
 from pfxhttpd.config.defaults import FILE
+from pfxhttpd.config.endpoints import TcpEndpoint, listener_endpoint, overlap
 from pfxhttpd.config.errors import Problem
 from pfxhttpd.config.node import Node, describe, dotted
 from pfxhttpd.config.schema import did_you_mean
@@ -33,36 +32,18 @@ _CREDENTIAL_KEYS = {
 """Method of authentication to a provider -> the keys of which one must be given."""
 
 
-class _TcpEndpoint(NamedTuple):
-    """A port on one host, or (host "") on every address of the families.
-
-    The families are 4, 6 and 46. 46 stands for a host name, whose family is known only when it is bound.
-    """
-
-    families: frozenset[int]
-    host: str
-    port: int
-
-    def overlaps(self, other: _TcpEndpoint) -> bool:
-        if self.port != other.port:
-            return False
-        if self.host and other.host:
-            return self.host == other.host
-        return bool(self.families & other.families)
-
-
 def listener_problems(root: Node) -> list[Problem]:
     """Everything that is wrong with `server.listen`. The tree has no defaults in it yet."""
     problems: list[Problem] = []
-    bound: list[tuple[str | _TcpEndpoint, Node]] = []
+    bound: list[tuple[str | TcpEndpoint, Node]] = []
     listen = root.get("server", "listen")
     for listener in listen.value if listen is not None else ():
         problems += _listener_name_problems(listener, root)
         problems += _listener_address_problems(listener)
-        endpoint = _endpoint(listener)
+        endpoint = listener_endpoint(listener)
         if endpoint is None:
             continue
-        other = next((earlier for taken, earlier in bound if _overlap(taken, endpoint)), None)
+        other = next((earlier for taken, earlier in bound if overlap(taken, endpoint)), None)
         if other is None:
             bound.append((endpoint, listener))
         else:
@@ -146,32 +127,6 @@ def _tcp_address_problems(listener: Node) -> list[Problem]:
     return problems
 
 
-def _endpoint(listener: Node) -> str | _TcpEndpoint | None:
-    """What the listener binds, to be compared with the others; None when it is not known."""
-    if listener.scalar("systemd_socket_name"):
-        return f"systemd:{listener.scalar('systemd_socket_name')}"
-    if listener.dropped & {"type", "address", "port", "systemd_socket_name"}:
-        return None
-    host, port = listener.scalar("address") or "", listener.scalar("port")
-    if listener.scalar("type") == "unix":
-        return f"unix:{os.path.normpath(host)}" if host else None
-    if port is None:
-        return None
-    address = values.ip_address(host)
-    if not host or (address is not None and address.version == 6 and address.is_unspecified):
-        families = {6} if listener.scalar("type") == "tcp6" else {4, 6, 46}
-        return _TcpEndpoint(frozenset(families), "", port)
-    if address is None:
-        return _TcpEndpoint(frozenset({46}), host.lower(), port)
-    return _TcpEndpoint(frozenset({address.version}), "" if address.is_unspecified else str(address), port)
-
-
-def _overlap(one: str | _TcpEndpoint, other: str | _TcpEndpoint) -> bool:
-    if isinstance(one, _TcpEndpoint) and isinstance(other, _TcpEndpoint):
-        return one.overlaps(other)
-    return one == other
-
-
 def server_problems(root: Node) -> Iterator[Problem]:
     """Mistakes in `server` outside its listeners."""
     tls = root.get("server", "tls")
@@ -207,11 +162,11 @@ def _block_problems(block: Node) -> Iterator[Problem]:
     basic = block.get("http_auth_basic")
     if basic and basic.value and ":" not in basic.value:
         yield basic.problem("expected user:password, but there is no colon")
-    yield from _given_twice(block)
+    yield from given_twice(block)
     for name in OIDC_BLOCKS:
         oidc = block.get(name)
         for provider in (oidc, *_providers(oidc)) if oidc else ():
-            yield from _given_twice(provider)
+            yield from given_twice(provider)
             for key in ("configuration_uri", "tokeninfo_url"):
                 url = provider.get(key)
                 error = values.url_error(url.value) if url and url.value else None
@@ -225,7 +180,7 @@ def _providers(oidc: Node) -> list[Node]:
     return [] if providers is None else list(providers.value)
 
 
-def _given_twice(block: Node) -> Iterator[Problem]:
+def given_twice(block: Node) -> Iterator[Problem]:
     """Values given both directly and by a file."""
     for key, node in block.children():
         if isinstance(key, str) and node.value and block.scalar(key + FILE):

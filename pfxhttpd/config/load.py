@@ -11,6 +11,7 @@ from pfxhttpd.config import build, config_file, defaults, schema
 from pfxhttpd.config.checks import listener_problems, merged_problems, server_problems, written_problems
 from pfxhttpd.config.errors import ConfigError, Problem
 from pfxhttpd.config.node import Node
+from pfxhttpd.config.observability import observability_problems
 from pfxhttpd.config.secret_files import SecretFiles
 from pfxhttpd.config.settings import SECTIONS, Entry, Settings
 from pfxhttpd.config.validate import validate
@@ -46,6 +47,7 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
     problems += validate(root)
     problems += listener_problems(root)
     problems += server_problems(root)
+    problems += observability_problems(root)
     problems += written_problems(root)
     defaults.inherit(root)
     for kind, _, node in _entries(root):
@@ -63,10 +65,11 @@ def load_text(text: str, file: str, format: str, environ: Mapping[str, str], che
         found = (problem for check in checks for problem in _check_problems(check, entry, node))
         # A value that is already known to be wrong is not reported a second time in other words.
         problems += [problem for problem in found if _location_and_path(problem) not in reported]
+    observability = build.observability(server.value["observability"], secrets)
     problems += secrets.problems
     if problems:
         raise ConfigError(problems)
-    return Loaded(Settings(build.server(server), built, file), root.plain(), root, secrets)
+    return Loaded(Settings(build.server(server, observability), built, file), root.plain(), root, secrets)
 
 
 def _entries(root: Node) -> Iterable[tuple[str, str, Node]]:

@@ -40,11 +40,11 @@ class SecretFiles:
             return ""
         return text
 
-    def credentials(self, block: Node) -> str:
-        """The user:password of an entry (`http_auth_basic` or its file), or ""."""
-        text = self.text(block, "http_auth_basic")
-        node = block.get("http_auth_basic_file")
-        if node and text and ":" not in text and not block.scalar("http_auth_basic"):
+    def credentials(self, block: Node, key: str = "http_auth_basic") -> str:
+        """The user:password under `key` or in the file that `key`_file names, or ""."""
+        text = self.text(block, key)
+        node = block.get(f"{key}_file")
+        if node and text and ":" not in text and not block.scalar(key):
             self.problems.append(node.problem("the file must hold user:password, but there is no colon"))
         return text
 

@@ -187,6 +187,52 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class PrometheusTls:
+    """TLS of the port that serves the metrics. `min_tls_version` is TLS1.2 or TLS1.3."""
+
+    enabled: bool = False
+    cert: str = ""
+    key: str = ""
+    min_tls_version: str = "TLS1.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Observability:
+    """What other programs can see of the server: metrics for Prometheus, pages for health checks, and OpenTelemetry.
+
+    `prometheus_http_auth_basic` is user:password, "" without a password. `health_path` and `ready_path` are "" if there is
+    no such page. `otel_exporter_otlp_endpoint` is a URL with a scheme.
+    """
+
+    prometheus_enabled: bool = False
+    prometheus_address: str = "127.0.0.1"
+    prometheus_port: int = 9464
+    prometheus_path: str = "/metrics"
+    prometheus_runtime_metrics: bool = False
+    prometheus_http_auth_basic: str = field(default="", repr=False)
+    prometheus_tls: PrometheusTls = PrometheusTls()
+    health_path: str = "/healthz"
+    ready_path: str = "/readyz"
+    otel_enabled: bool = False
+    otel_traces_enabled: bool = False
+    otel_metrics_enabled: bool = False
+    otel_service_name: str = "pfxhttp"
+    otel_service_version: str = ""
+    otel_exporter_otlp_endpoint: str = "http://localhost:4318"
+    otel_exporter_otlp_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    otel_exporter_otlp_insecure: bool = False
+    otel_sample_ratio: float = 1.0
+
+    @property
+    def sends_traces(self) -> bool:
+        return self.otel_enabled and self.otel_traces_enabled
+
+    @property
+    def sends_metrics(self) -> bool:
+        return self.otel_enabled and self.otel_metrics_enabled
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The `server` section. `max_connections` 0 leaves the limit to RLIMIT_NOFILE."""
 
@@ -201,6 +247,7 @@ class Server:
     http_client: HttpClient = HttpClient()
     response_cache: ResponseCacheSettings = ResponseCacheSettings()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
+    observability: Observability = Observability()
     socketmap_max_reply_size: int = 100_000
     client_idle_timeout: float = 3600.0
     max_connections: int = 0

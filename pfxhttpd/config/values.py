@@ -8,7 +8,8 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
 
 from pfxhttpd.config.node import describe
 
@@ -77,6 +78,33 @@ def parse_header(line: str) -> tuple[str, str]:
     if not _HEADER_VALUE.fullmatch(value):
         raise ValueError(f"the value of {name} must be one line of printable ASCII")
     return name, value
+
+
+def otlp_headers(given: Mapping[str, str] | str) -> tuple[tuple[str, str], ...]:
+    """Header fields as a mapping or as a text `name=value,name=value` (OpenTelemetry's "Specifying headers via environment
+    variables"). Raises ValueError, with a text that does not repeat a value."""
+    if isinstance(given, str):
+        pairs = []
+        for item in filter(None, (item.strip() for item in given.split(","))):
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise ValueError("expected name=value,name=value, but there is a name without =")
+            pairs.append((name, unquote(value.strip())))
+    else:
+        pairs = list(given.items())
+    for name, _ in pairs:
+        if ":" in name:
+            raise ValueError(f"{describe(name)} is no header name")
+    return tuple(parse_header(f"{name}: {value}") for name, value in pairs)
+
+
+def otlp_url(endpoint: str, insecure: bool) -> str:
+    """The URL of a collector that is given as a URL or as host:port; "" is the default of OpenTelemetry."""
+    if not endpoint:
+        return "http://localhost:4318"
+    if "://" in endpoint:
+        return endpoint.rstrip("/")
+    return f"{'http' if insecure else 'https'}://{endpoint}"
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -24,7 +24,7 @@ _KEY = re.compile(r"\{\{-?\s*\.(Key|Attr)\b")
 """A placeholder by which two requests of an entry differ."""
 _NO_PATH = re.compile(r"^[$/]|\[")
 """What a JSONPath (RFC 9535) or a JSON pointer (RFC 6901) has, and the name of a field rarely."""
-_SECRET_KEYS = ("http_auth_basic", "client_secret")
+_SECRET_KEYS = ("http_auth_basic", "client_secret", "prometheus_http_auth_basic", "otel_exporter_otlp_headers")
 
 
 def warnings(settings: Settings, root: Node, files: SecretFiles) -> list[Problem]:
@@ -33,6 +33,7 @@ def warnings(settings: Settings, root: Node, files: SecretFiles) -> list[Problem
         {
             *_tls_warnings(root),
             *_listener_warnings(settings, root),
+            *_observability_warnings(settings, root),
             *_readable_secrets(settings, root, files),
             *(problem for entry, node in _entries(settings, root) for problem in _entry_warnings(entry, node)),
             *_unreachable_entries(settings, root),
@@ -70,6 +71,27 @@ def _listener_warnings(settings: Settings, root: Node) -> Iterator[Problem]:
     for listener, node in zip(settings.server.listen, listen.value if listen else (), strict=False):
         if listener.mode >= 0 and listener.mode & stat.S_IWOTH:
             yield _at(node, "mode").problem("every user of this machine can connect to this socket")
+
+
+def _observability_warnings(settings: Settings, root: Node) -> Iterator[Problem]:
+    block, own = root.get("server", "observability"), settings.server.observability
+    if block is None:
+        return
+    if own.otel_enabled and not own.otel_traces_enabled and not own.otel_metrics_enabled:
+        yield _at(block, "otel_enabled").problem(
+            "has no effect, because neither otel_traces_enabled nor otel_metrics_enabled is true"
+        )
+    for key in ("otel_traces_enabled", "otel_metrics_enabled"):
+        if not own.otel_enabled and block.scalar(key):
+            yield _at(block, key).problem("has no effect, because otel_enabled is not true")
+    password = own.prometheus_http_auth_basic and not own.prometheus_tls.enabled
+    if own.prometheus_enabled and password and not _is_loopback(own.prometheus_address):
+        yield _at(block, "prometheus_tls").problem("the password for the metrics is sent without encryption (http:)")
+    headers = own.otel_exporter_otlp_headers if own.sends_traces or own.sends_metrics else ()
+    if headers and _is_plain_to_another_machine(own.otel_exporter_otlp_endpoint):
+        yield _at(block, "otel_exporter_otlp_endpoint").problem(
+            "the header fields are sent to another machine without encryption (http:)"
+        )
 
 
 def _readable_secrets(settings: Settings, root: Node, files: SecretFiles) -> Iterator[Problem]:
@@ -130,13 +152,16 @@ def _value_warnings(entry: Entry, node: Node) -> Iterator[Problem]:
 
 def _is_plain_to_another_machine(target: str) -> bool:
     parts = urlsplit(_PLACEHOLDER.sub("x", target))
-    host = parts.hostname or ""
-    if parts.scheme.lower() != "http" or host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    return parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
         return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _unreachable_entries(settings: Settings, root: Node) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The TLS settings for connections to backends: whom to trust, and our own certificate (RFC 8446, RFC 9525).
+"""The TLS settings: for connections to backends whom to trust, and our own certificate (RFC 8446, RFC 9525), and those of our own port.
 
 All files are read here and now. OpenSSL would otherwise look certificates of the system's trust store up when it needs
 them, and inside a chroot there is no store.
@@ -7,10 +7,15 @@ them, and inside a chroot there is no store.
 from __future__ import annotations
 
 import os
+import re
 import ssl
+import time
+from calendar import timegm
 from collections.abc import Callable
 
-from pfxhttpd.config.settings import Tls
+from cryptography import x509
+
+from pfxhttpd.config.settings import PrometheusTls, Tls
 from pfxhttpd.io import SetupError
 
 _BUNDLES = (
@@ -23,6 +28,9 @@ _BUNDLES = (
 
 
 _NOT_ENABLED = "server.tls.{} is not used, because server.tls.enabled is not true"
+_METRICS = "server.observability.prometheus_tls"
+_CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_VERSIONS = {"TLS1.2": ssl.TLSVersion.TLSv1_2, "TLS1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class BackendContext(ssl.SSLContext):
@@ -54,18 +62,40 @@ def context(tls: Tls) -> BackendContext:
     else:
         _load_system_store(made)
     if tls.cert:
-        _load("server.tls.cert", tls.cert, lambda: _load_client_certificate(made, tls))
+        _load("server.tls.cert", tls.cert, lambda: _load_certificate(made, tls.cert, tls.key, "server.tls"))
     return made
 
 
-def _load_client_certificate(made: ssl.SSLContext, tls: Tls) -> None:
+def server_context(tls: PrometheusTls) -> ssl.SSLContext:
+    """The TLS context of the port that serves the metrics. Raises `SetupError` with the exit code EX_CONFIG."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = _VERSIONS[tls.min_tls_version]
+    _load(f"{_METRICS}.cert", tls.cert, lambda: _load_certificate(made, tls.cert, tls.key, _METRICS))
+    return made
+
+
+def expiry(path: str) -> float | None:
+    """When a PEM file with certificates expires (Unix time): the first of its certificates to do so that is still valid,
+    else the last one that was. None if it cannot be read as one."""
+    try:
+        with open(path, "rb") as file:
+            found = [x509.load_pem_x509_certificate(text) for text in _CERTIFICATE.findall(file.read())]
+    except (OSError, ValueError):
+        return None
+    # The first name is that of cryptography 42 and newer. The second one is a time in UTC as well.
+    ends = [getattr(each, "not_valid_after_utc", None) or each.not_valid_after for each in found]
+    times = sorted(float(timegm(end.timetuple())) for end in ends)
+    return next((end for end in times if end > time.time()), times[-1] if times else None)
+
+
+def _load_certificate(made: ssl.SSLContext, cert: str, key: str, block: str) -> None:
     def refuse() -> str:
         raise SetupError(
-            f"server.tls.key: {tls.key or tls.cert}: the key is encrypted; store it without a passphrase",
+            f"{block}.key: {key or cert}: the key is encrypted; store it without a passphrase",
             exit_code=os.EX_CONFIG,
         )
 
-    made.load_cert_chain(tls.cert, tls.key or None, password=refuse)
+    made.load_cert_chain(cert, key or None, password=refuse)
 
 
 def _load_system_store(made: BackendContext) -> None:

@@ -20,6 +20,7 @@ from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.parking_config import SaslListener
+from pfxhttpd.service.listener_metrics import ListenerMetrics
 from pfxhttpd.service.log_context import connection_fields
 from pfxhttpd.wire.dovecot_lines import greeting
 from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS
@@ -52,8 +53,11 @@ class LimitLog:
 class Acceptor:
     """Listening sockets in one process's epoll. `events` is the mask with which they are registered."""
 
-    def __init__(self, epoll: select.epoll, events: int, board: Scoreboard, logger: Logger) -> None:
+    def __init__(
+        self, epoll: select.epoll, events: int, board: Scoreboard, metrics: ListenerMetrics, logger: Logger
+    ) -> None:
         self._epoll, self._events, self._board, self._log = epoll, events, board, logger
+        self._metrics = metrics
         self._listeners: dict[int, tuple[socket.socket, tuple[str, str, str]]] = {}
         self._accepting = False
         self.paused = False
@@ -108,6 +112,7 @@ class Acceptor:
             accepted, address = sock.accept()
         except OSError as error:
             if error.errno in _EXHAUSTED:
+                self._metrics.accept_failed(endpoint)
                 self._pause(error)
             elif error.errno == errno.EINVAL:  # the master shut it down: it was removed, or the server stops
                 self._epoll.unregister(fd)
@@ -115,6 +120,7 @@ class Acceptor:
                 sock.close()
             return None
         accepted.setblocking(False)
+        self._metrics.accepted(endpoint)
         connection = Connection(kind, name, endpoint, listen.peer_name(accepted, address), time.monotonic())
         self._prepare(accepted, connection)
         if self._log.info:
@@ -137,8 +143,8 @@ class Acceptor:
 class SaslAcceptor(Acceptor):
     """Accepts SASL clients and puts the greeting among what is to be sent to them."""
 
-    def __init__(self, epoll: select.epoll, board: Scoreboard, logger: Logger) -> None:
-        super().__init__(epoll, select.EPOLLIN, board, logger)
+    def __init__(self, epoll: select.epoll, board: Scoreboard, metrics: ListenerMetrics, logger: Logger) -> None:
+        super().__init__(epoll, select.EPOLLIN, board, metrics, logger)
         self._offered: dict[str, tuple[str, ...]] = {}
         self._accepted = 0
 

@@ -17,12 +17,16 @@ from dataclasses import dataclass
 
 from pfxhttpd.io.jail import kernel
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
+from pfxhttpd.process.metric_totals import ProcessMetrics
 
-READY, MAX_REQUESTS, CONFIG_APPLIED = b"ready", b"max requests", b"config applied"
-"""Messages to the master: the child can serve; it has answered its number of requests; it uses the new configuration."""
+READY, MAX_REQUESTS, CONFIG_APPLIED, METRICS_WANTED = b"ready", b"max requests", b"config applied", b"metrics wanted"
+"""Messages to the master: the child can serve; it has answered its number of requests; it uses the new configuration; it
+needs a snapshot for the metrics, which the master sends with the same message."""
 
 START, RETIRE, DRAIN = b"start", b"retire", b"drain"
 """Messages to a child: serve; leave; leave, and return the pool's queue to parking, because the pool was removed."""
+
+ROLES = ("worker", "parking", "cache", "metrics")
 
 PAUSES = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds until a child that died early is replaced, by the number of early deaths in a row."""
@@ -57,7 +61,7 @@ class State(enum.Enum):
 @dataclass(eq=False, slots=True)
 class Child:
     """A child process. `row` is a worker's row on the scoreboard, -1 for other processes, and `counters` where it
-    counts the outcomes of requests; `started_at` is monotonic."""
+    counts the outcomes of requests; `metrics` is where it counts for the metrics; `started_at` is monotonic."""
 
     name: str
     pid: int
@@ -65,7 +69,13 @@ class Child:
     started_at: float
     row: int = -1
     counters: EntryCounters | None = None
+    metrics: ProcessMetrics | None = None
     state: State = State.STARTING
+
+    @property
+    def role(self) -> str:
+        """What the process is: one of ROLES."""
+        return self.name.partition(" ")[0]
 
     def send(self, message: bytes) -> None:
         """Send a message. A child that is gone or does not read is the supervisor's concern, not the caller's."""

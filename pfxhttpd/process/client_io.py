@@ -8,6 +8,7 @@ import select
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.service import CloseConnection
+from pfxhttpd.service.listener_metrics import ListenerMetrics
 from pfxhttpd.service.log_context import connection_fields
 
 READ_SIZE = 65536
@@ -55,8 +56,11 @@ def send(fd: int, connection: Connection, reply: bytes = b"") -> None:
     connection.unsent = data[sent:]
 
 
-def close(fd: int, connection: Connection, reason: str, logger: Logger, error: bool = False) -> None:
+def close(
+    fd: int, connection: Connection, reason: str, metrics: ListenerMetrics, logger: Logger, error: bool = False
+) -> None:
     """Close the connection; `error` logs the reason as a defect of ours."""
+    metrics.closed(connection, reason)
     log = logger.error if error else logger.info
     if log:
         log("Connection closed", **connection_fields(connection), reason=reason or None)

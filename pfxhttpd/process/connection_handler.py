@@ -21,6 +21,7 @@ from pfxhttpd.process import client_io
 from pfxhttpd.process.child import error_location
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.service import CloseConnection
+from pfxhttpd.service.listener_metrics import IDLE_TOO_LONG
 from pfxhttpd.service.log_context import connection_fields
 from pfxhttpd.service.log_limit import MinuteLimit
 from pfxhttpd.wire import ProtocolError
@@ -62,7 +63,7 @@ class ConnectionHandler:
         self._context, self._services, self._epoll, self._log = context, services, epoll, logger
         self._listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._idle_timeout = settings.server.client_idle_timeout
-        self._limit = MinuteLimit()
+        self._limit, self._metrics = MinuteLimit(), context.metrics.listeners
         self._connection: Connection | None = None
         self.active_at = 0.0
         """When the connection was taken or last answered (monotonic seconds)."""
@@ -84,6 +85,7 @@ class ConnectionHandler:
         self.watched = False
         self.active_at = time.monotonic()
         self._context.row.set_held(1)
+        self._metrics.hold(connection.endpoint)
 
     def watch(self) -> None:
         """Have epoll report when the client sends something, or can take more of its reply."""
@@ -104,7 +106,7 @@ class ConnectionHandler:
 
     def close_if_idle(self) -> None:
         if self.idle_time_left(1.0) <= 0:
-            self._close("idle for too long")
+            self._close(IDLE_TOO_LONG)
 
     # -- serving ------------------------------------------------------------------------------------------------
 
@@ -194,10 +196,8 @@ class ConnectionHandler:
             try:
                 handoff.send(self._context.parking, fd, message)
             except OSError as error:
-                if self._log.info:
-                    reason = f"parking does not take it: {error.strerror}"
-                    self._log.info("Connection closed", **connection_fields(connection), reason=reason)
-                os.close(fd)
+                reason = f"parking does not take it: {error.strerror}"
+                client_io.close(fd, connection, reason, self._metrics, self._log)
                 return
         self._context.row.count_parked()
         os.close(fd)
@@ -205,10 +205,12 @@ class ConnectionHandler:
     def _close(self, reason: str, error: bool = False) -> None:
         """End the connection; `reason` is "" if its client ended it, as it may."""
         if self._connection is not None:
-            client_io.close(self.fd, self._connection, reason, self._log, error)
+            client_io.close(self.fd, self._connection, reason, self._metrics, self._log, error)
             self._clear()
 
     def _clear(self) -> None:
+        if self._connection is not None:
+            self._metrics.release(self._connection.endpoint)
         self._connection = None
         self.fd, self._watched_for = -1, 0
         self.has_request, self.watched = False, True

@@ -11,12 +11,14 @@ from pfxhttpd.io.backend_connection_limit import ConnectionLimit
 from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.scoreboard import PoolRow, Scoreboard, WorkerRow
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
+from pfxhttpd.process.metric_totals import ProcessMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceContext:
     """What requests are answered with. `title` names the worker in `ps`, and `row` is its row on the scoreboard. `targets`
-    maps each target to its row there. In `counters` the worker counts the outcomes of requests.
+    maps each target to its row there. In `counters` the worker counts the outcomes of requests, and in `metrics` what is
+    shown as metrics.
     """
 
     title: str
@@ -24,6 +26,7 @@ class ServiceContext:
     row: WorkerRow
     board: Scoreboard
     counters: EntryCounters
+    metrics: ProcessMetrics
     targets: Mapping[str, int]
     cache: CacheClient
     connection_limit: ConnectionLimit

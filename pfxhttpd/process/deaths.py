@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ class Deaths:
     def __init__(self) -> None:
         self._deaths: deque[Death] = deque(maxlen=MAX_DEATHS)
         self._vacant: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        """All deaths since the start, by the role of the process."""
 
     def __iter__(self) -> Iterator[Death]:
         return iter(self._deaths)
@@ -36,6 +38,7 @@ class Deaths:
         """The child has died."""
         self._deaths.append(Death(now, child.name, why))
         self._vacant.add(child.name)
+        self.counts[child.role] += 1
         if logger.error:
             logger.error("Process died", process=child.name, pid=child.pid, why=why)
 

@@ -6,13 +6,15 @@ the way, only what was made for the new one is undone.
 
 from __future__ import annotations
 
+import importlib
+import os
 import resource
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Pool, Settings
+from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Observability, Pool, Settings
 from pfxhttpd.io import SetupError, handoff, listen, systemd, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
@@ -24,6 +26,8 @@ from pfxhttpd.service.sasl import mechanisms
 GLOBAL = "global"
 RESERVED_DESCRIPTORS = 64
 """Descriptors that parking needs beside its connections and those of pools and listeners, with some to spare."""
+METRICS_BACKLOG = 64
+"""Clients of the metrics that may wait for their connection to be accepted."""
 SASL_SHARE = 0.75
 """Part of `max_connections` that SASL clients may have while there are listeners of other kinds."""
 
@@ -42,8 +46,19 @@ class PoolRuntime:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsPort:
+    """The socket on which metrics are served, its endpoint, and the TLS settings if there are any."""
+
+    endpoint: str
+    sock: socket.socket
+    tls: ssl.SSLContext | None
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """`listeners` are the listening sockets by endpoint, `pools` by key; `targets` are rows of the scoreboard."""
+    """`listeners` are the listening sockets by endpoint, `pools` by key; `targets` are rows of the scoreboard. `metrics` is
+    where metrics are served, None if nowhere. `certificates` are the keys of certificate files in the configuration with
+    the times at which these expire (Unix time)."""
 
     number: int
     settings: Settings
@@ -53,6 +68,14 @@ class Generation:
     pools: Mapping[str, PoolRuntime]
     targets: Mapping[str, int]
     max_connections: int
+    metrics: MetricsPort | None = None
+    certificates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metered(self) -> bool:
+        """Whether the processes count for the metrics."""
+        watched = self.settings.server.observability
+        return watched.prometheus_enabled or watched.sends_metrics
 
     @property
     def max_sasl_connections(self) -> int:
@@ -72,8 +95,8 @@ class Generation:
         """Whether there is something to be shared by way of the cache process."""
         return self.settings.server.response_cache.enabled or bool(self.providers)
 
-    def parking_config(self) -> ParkingConfig:
-        """What parking has to know."""
+    def parking_config(self, listener_rows: Mapping[str, int]) -> ParkingConfig:
+        """What parking has to know. `listener_rows` are the rows of the endpoints in the metrics."""
         server, entries = self.settings.server, self.settings.entries[DOVECOT_SASL]
         default = self.pools.get(GLOBAL) or next(iter(self.pools.values()))
         return ParkingConfig(
@@ -90,6 +113,7 @@ class Generation:
                 for listener in self._sasl_listeners()
             ),
             logging=server.logging,
+            listener_rows=listener_rows,
         )
 
     def _sasl_listeners(self) -> list[Listener]:
@@ -102,11 +126,14 @@ class Generation:
     def sockets(self) -> list[socket.socket]:
         """Every socket that is open for this generation."""
         queues = [end for pool in self.pools.values() for end in (pool.ready, pool.sender)]
-        return [*self.listeners.values(), *queues]
+        metrics = [self.metrics.sock] if self.metrics else []
+        return [*self.listeners.values(), *metrics, *queues]
 
     def close(self, keeping: Generation | None = None) -> None:
         """Close the sockets that `keeping` does not share, and remove their files."""
         _close(self.listeners, self.pools, keeping)
+        if self.metrics and not (keeping and keeping.metrics and keeping.metrics.sock is self.metrics.sock):
+            listen.retire(self.metrics.sock)
 
     def set_backlogs(self) -> None:
         """Give the listeners, some of which an earlier generation has bound, the backlogs of these settings (listen(2))."""
@@ -150,12 +177,14 @@ def prepare(
     """
     listeners: dict[str, socket.socket] = {}
     pools: dict[str, PoolRuntime] = {}
+    metrics: MetricsPort | None = None
     try:
         context = tls.context(settings.server.tls)
         for listener in settings.server.listen:
             listeners[listener.endpoint] = _listening_socket(listener, settings, previous, passed)
         _add_pools(pools, settings, previous, listeners)
         targets = _target_rows(settings, previous)
+        metrics = _metrics_port(settings, previous, listeners)
     except (SetupError, OSError) as error:
         _close(listeners, pools, keeping=previous)
         raise error if isinstance(error, SetupError) else SetupError(str(error)) from error
@@ -165,7 +194,8 @@ def prepare(
     reserved = RESERVED_DESCRIPTORS + 2 * (len(pools) + len(listeners))
     max_connections = max(1, min(settings.server.max_connections or limit, limit - reserved))
     own = logger.with_settings(settings.server.logging, configured_secrets(settings))
-    return Generation(number, settings, own, context, listeners, pools, targets, max_connections)
+    certificates = _certificates(settings)
+    return Generation(number, settings, own, context, listeners, pools, targets, max_connections, metrics, certificates)
 
 
 def _listening_socket(
@@ -187,6 +217,53 @@ def _listening_socket(
     if listener.type != "unix":
         listen.set_tcp_options(sockets[0])
     return sockets[0]
+
+
+def _metrics_port(
+    settings: Settings, previous: Generation | None, listeners: Mapping[str, socket.socket]
+) -> MetricsPort | None:
+    """Where the metrics are served. It is bound last, so nothing has to be undone for it. What the metrics process needs
+    is imported here, where an error can still be reported."""
+    watched = settings.server.observability
+    if watched.prometheus_enabled or watched.sends_metrics:
+        import_metrics()
+    if not watched.prometheus_enabled:
+        return None
+    context = tls.server_context(watched.prometheus_tls) if watched.prometheus_tls.enabled else None
+    listener = metrics_listener(watched)
+    if previous and previous.metrics and previous.metrics.endpoint == listener.endpoint:
+        return MetricsPort(listener.endpoint, previous.metrics.sock, context)
+    own = [*listeners.values(), *(previous.sockets() if previous else ())]
+    return MetricsPort(listener.endpoint, listen.bind(listener, METRICS_BACKLOG, own), context)
+
+
+def import_metrics() -> None:
+    """Import what the metrics process consists of, which takes 40 ms and 1 MB. Raises SetupError."""
+    try:
+        importlib.import_module("pfxhttpd.process.metrics")
+    except ImportError as error:
+        reason = f"the package {error.name} is missing or cannot be used: {error}"
+        raise SetupError(f"server.observability: {reason}", exit_code=os.EX_CONFIG) from error
+
+
+def metrics_listener(watched: Observability) -> Listener:
+    """The port of the metrics in the form of a listener."""
+    return Listener("metrics", "metrics", "tcp", watched.prometheus_address, watched.prometheus_port)
+
+
+def _certificates(settings: Settings) -> dict[str, float]:
+    """When the certificates of the configuration expire, if that is to be shown (Unix time)."""
+    server, watched = settings.server, settings.server.observability
+    own = watched.prometheus_tls
+    files = {
+        "server.tls.root_ca": server.tls.root_ca if server.tls.enabled and not server.tls.skip_verify else "",
+        "server.tls.cert": server.tls.cert if server.tls.enabled else "",
+        "server.observability.prometheus_tls.cert": own.cert if own.enabled and watched.prometheus_enabled else "",
+    }
+    if not (watched.prometheus_enabled or watched.sends_metrics):
+        return {}
+    ends = {key: tls.expiry(path) for key, path in files.items() if path}
+    return {key: end for key, end in ends.items() if end is not None}
 
 
 def _backlog(listener: Listener, settings: Settings) -> int:

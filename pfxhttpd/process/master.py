@@ -27,8 +27,8 @@ from pfxhttpd.io import SetupError
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
-from pfxhttpd.process import control_server, pool_load, status, status_text, target_failure_log
-from pfxhttpd.process.child import State
+from pfxhttpd.process import control_server, metrics_snapshot, pool_load, status, status_text, target_failure_log
+from pfxhttpd.process.child import Child, State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.field_hint import FieldHints
 from pfxhttpd.process.generation import GLOBAL, prepare
@@ -79,7 +79,9 @@ class Master:
         except SetupError:
             generation.close()
             raise
-        self._supervisor = Supervisor(self._board, self._selector, generation, self._private, cache_directory)
+        self._supervisor = Supervisor(
+            self._board, self._selector, generation, self._private, cache_directory, self._send_metrics
+        )
         self._reloader = Reloader(load, self._supervisor, self._board, notifier)
         self._saturation, self._field_hints = SaturationLog(), FieldHints()
         self._stop_deadline = 0.0
@@ -285,6 +287,11 @@ class Master:
         supervisor = self._supervisor
         providers = supervisor.cache_client.providers() if supervisor.generation.providers else []
         return status.snapshot(supervisor, self._board, self._saturation, providers)
+
+    def _send_metrics(self, child: Child) -> None:
+        reloader = self._reloader
+        taken = metrics_snapshot.snapshot(self._supervisor, self._board, reloader.counts, reloader.succeeded)
+        metrics_snapshot.send(child.channel, taken)
 
     def _log_status(self) -> None:
         if self._log.info:

@@ -38,6 +38,7 @@ from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 from pfxhttpd.process.parking_config import MAX_DESCRIPTORS, ParkingConfig
 from pfxhttpd.process.ready_queue import ReadyQueue
 from pfxhttpd.service import CloseConnection
+from pfxhttpd.service.listener_metrics import IDLE_TOO_LONG, ListenerMetrics
 from pfxhttpd.wire import dovecot_lines, policy, socketmap
 
 BATCH = 64
@@ -82,13 +83,16 @@ class Parking:
         sasl_sockets: list[socket.socket],
         config: ParkingConfig,
         board: Scoreboard,
+        metrics: ListenerMetrics,
         logger: Logger,
     ) -> None:
+        self._metrics = metrics
+        self._metrics.rows = config.listener_rows
         self._receiver, self._channel, self._config = Receiver(arrivals), channel, config
         self._board, self._log = board, logger
         self._epoll = select.epoll()
         self._queues = {index: self._queue(index, sender) for index, sender in queues.items()}
-        self._acceptor = SaslAcceptor(self._epoll, board, logger)
+        self._acceptor = SaslAcceptor(self._epoll, board, metrics, logger)
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, logger)
         self._parked: OrderedDict[int, tuple[float, Connection | IdleConnection]] = OrderedDict()
         """By descriptor: when the client was last heard (monotonic seconds), and the connection. Oldest first."""
@@ -202,6 +206,7 @@ class Parking:
             # The kernel drops those for which this process has no number left (MSG_CTRUNC). A new process is given all.
             raise LostDescriptors
         self._config = config
+        self._metrics.rows = config.listener_rows
         self._log = self._log.with_settings(config.logging)
         sasl_sockets = [socket.socket(fileno=fd) for fd in descriptors[len(added) :]]
         self._acceptor.configure(sasl_sockets, config.sasl_listeners, self._log)
@@ -313,11 +318,13 @@ class Parking:
     def _park(self, fd: int, connection: Connection | IdleConnection) -> None:
         self._parked[fd] = (time.monotonic(), connection)
         self._sasl += connection.kind == DOVECOT_SASL
+        self._metrics.hold(connection.endpoint)
         self._epoll.register(fd, select.EPOLLOUT if connection.unsent else _READABLE)
 
     def _unpark(self, fd: int) -> None:
         _, connection = self._parked.pop(fd)
         self._sasl -= connection.kind == DOVECOT_SASL
+        self._metrics.release(connection.endpoint)
         self._epoll.unregister(fd)
 
     def _touch(self, fd: int, connection: Connection | IdleConnection) -> None:
@@ -332,7 +339,7 @@ class Parking:
     def _close(self, fd: int, reason: str) -> None:
         connection = self._unpacked(fd)
         self._unpark(fd)
-        client_io.close(fd, connection, reason, self._log)
+        client_io.close(fd, connection, reason, self._metrics, self._log)
 
     def _close_idle(self) -> None:
         """Close connections that have been silent for too long. A SASL client may be silent for ever: over TCP, Postfix
@@ -345,7 +352,7 @@ class Parking:
             if connection.kind == DOVECOT_SASL:
                 self._touch(fd, connection)
             else:
-                self._close(fd, "idle for too long")
+                self._close(fd, IDLE_TOO_LONG)
 
     # -- what is shown ------------------------------------------------------------------------------------------
 

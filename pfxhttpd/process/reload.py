@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -60,6 +61,9 @@ class Reloader:
     def __init__(self, load: Load, supervisor: Supervisor, board: Scoreboard, notifier: Notifier) -> None:
         self._load, self._supervisor, self._board, self._notifier = load, supervisor, board, notifier
         self._pending: PendingReload | None = None
+        self.counts: Counter[str] = Counter(success=0, error=0)
+        self.succeeded = True
+        """Whether the last reload has."""
         self._next: list[ControlClient] | None = None
         """The clients that await the reload after this one; None if no further one was requested."""
 
@@ -133,6 +137,8 @@ class Reloader:
         self._next = None
 
     def _report_failure(self, clients: list[ControlClient], reason: str) -> None:
+        self.counts["error"] += 1
+        self.succeeded = False
         if self._log.error:
             self._log.error("Reload failed, nothing has changed", reason=reason)
         self._notifier.ready(self._supervisor.summary())
@@ -151,6 +157,7 @@ class Reloader:
         supervisor.generation, supervisor.worker_slots = new, dict(pending.slots)
         self._board.generation = new.number
         supervisor.configure_parking(old)
+        supervisor.replace_metrics()
         self._board.reset_targets({row for target, row in new.targets.items() if old.targets.get(target) == row})
         for child in pending.children():
             child.start()
@@ -168,6 +175,8 @@ class Reloader:
                 self._log.error("A change takes effect after a restart only", key=f"server.{key}", listener=listener)
         if self._log.info:
             self._log.info("Configuration reloaded", generation=new.number, workers=len(pending.slots))
+        self.counts["success"] += 1
+        self.succeeded = True
         self._notifier.ready(supervisor.summary())
         control_server.reply(pending.clients, {"ok": True, "generation": new.number})
         self._begin_next()

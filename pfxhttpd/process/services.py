@@ -88,10 +88,10 @@ def build(
         if entry.backend_oidc.enabled:
             token = BackendToken(entry.backend_oidc, provider(entry.backend_oidc, entry.timeout), shared)
         row = context.counters.row(entry.kind, entry.name, entry.timeout)
-        report = EntryReport(
-            entry, row, context.board.target(context.targets[entry.target]), plain_target(entry.target), logger
-        )
-        return Backend(entry, server, session, status, breaker, report, token)
+        meter = context.metrics.requests.meter(entry) if context.metrics.requests else None
+        target_row = context.board.target(context.targets[entry.target])
+        report = EntryReport(entry, row, target_row, plain_target(entry.target), logger, meter)
+        return Backend(entry, server, session, status, breaker, report, token, meter)
 
     def backends(kind: str) -> dict[str, Backend]:
         return {name: backend(entry) for name, entry in settings.entries[kind].items()}
@@ -102,7 +102,9 @@ def build(
             providers = [(oidc, provider(oidc, entry.timeout)) for oidc in login_providers(entry)]
             token_logins[name] = TokenLogin(entry, TokenValidator(providers), status)
     by_kind: dict[str, Service] = {
-        SOCKET_MAP: SocketMapService(backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, logger),
+        SOCKET_MAP: SocketMapService(
+            backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, context.metrics.listeners, logger
+        ),
         POLICY_SERVICE: PolicyService(backends(POLICY_SERVICE), cache, logger),
         DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger, token_logins),
     }

@@ -61,7 +61,7 @@ def snapshot(
             "enabled": generation.settings.server.response_cache.enabled,
             **board.cache.read(),
         },
-        "cache_running": _cache_runs(supervisor, now),
+        "cache_running": cache_runs(supervisor, now),
         "targets": [
             _target(target, board.target(row).read(), now) | _error(last_error(generation, totals, target), now)
             for target, row in generation.targets.items()
@@ -144,7 +144,7 @@ def _pools(supervisor: Supervisor, board: Scoreboard, saturation: SaturationLog,
     return pools
 
 
-def _cache_runs(supervisor: Supervisor, now: float) -> bool | None:
+def cache_runs(supervisor: Supervisor, now: float) -> bool | None:
     """Whether the cache process responds; None if none is needed."""
     if not supervisor.generation.needs_cache:
         return None

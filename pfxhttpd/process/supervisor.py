@@ -11,6 +11,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -23,14 +24,16 @@ from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.process import cache
-from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, READY, Child, Slot, State, fork
+from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, METRICS_WANTED, READY, Child, Slot, State, fork
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.process.deaths import Deaths
 from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
 from pfxhttpd.process.generation import GLOBAL, Generation
 from pfxhttpd.process.liveness import Liveness
+from pfxhttpd.process.metric_totals import MetricTotals, ProcessMetrics
 from pfxhttpd.process.parking import Parking
 from pfxhttpd.process.worker import Worker
+from pfxhttpd.service.request_metrics import RequestMetrics
 
 GC_THRESHOLD = 20_000
 """Objects that are made, less those that are freed, before the collector looks at the youngest."""
@@ -49,13 +52,17 @@ class Supervisor:
         generation: Generation,
         private: Callable[[], Iterable[socket.socket]],
         cache_directory: str,
+        on_metrics_wanted: Callable[[Child], None],
     ) -> None:
+        """`on_metrics_wanted` sends the metrics process the snapshot that it has asked for."""
         self._board, self._selector, self._private = board, selector, private
         self.generation = generation
         self.children: dict[int, Child] = {}
         self.worker_slots: dict[WorkerKey, Slot] = {}
         self.parking = Slot("parking")
         self.cache = Slot("cache")
+        self.metrics = Slot("metrics")
+        self._on_metrics_wanted = on_metrics_wanted
         self._cache_directory, self._authkey = cache_directory, os.urandom(32)
         self.cache_client = CacheClient(cache_directory, self._authkey)
         """The master's own connection to the cache; each worker makes one for itself."""
@@ -67,12 +74,17 @@ class Supervisor:
         self._liveness = Liveness(board)
         self.totals = EntryTotals(time.monotonic())
         """What all workers since the start have counted."""
+        self.metric_totals = MetricTotals()
+        self.processor_of_ended: defaultdict[str, float] = defaultdict(float)
+        """Seconds of processor time of the processes that have ended, by role."""
         self.deaths = Deaths()
 
     # -- slots --------------------------------------------------------------------------------------------------
 
     def slots(self) -> list[Slot]:
         helpers = [self.cache, self.parking] if self._wants_cache() else [self.parking]
+        if self.generation.metered:
+            helpers.append(self.metrics)
         return [*helpers, *self.worker_slots.values()]
 
     def _wants_cache(self) -> bool:
@@ -92,6 +104,11 @@ class Supervisor:
             wanted.insert(0, (self.cache, self._fork_cache))
         elif self.cache.child is not None:
             self.cache.child.dismiss()
+        if self.generation.metered:
+            wanted.append((self.metrics, self._fork_metrics))
+        else:
+            for child in self.metrics.children:
+                child.dismiss()
         for key in worker_keys(self.generation):
             slot = self.worker_slots.setdefault(key, Slot(worker_title(self.generation, key)))
             wanted.append((slot, partial(self.fork_worker, self.generation, key)))
@@ -152,6 +169,8 @@ class Supervisor:
         listeners = {endpoint: sock for endpoint, sock in pool.listeners.items() if sock not in sasl_sockets}
         row = self._board.allocate_worker(pool.index, key[1], generation.number)
         counters = EntryCounters(entry_keys(generation.settings.entries))
+        metrics = ProcessMetrics(requests=RequestMetrics(generation.settings) if generation.metered else None)
+        metrics.listeners.rows = self._listener_rows(generation)
 
         def run(channel: socket.socket) -> None:
             context = WorkerContext(
@@ -161,6 +180,7 @@ class Supervisor:
                 row=self._board.worker(row),
                 board=self._board,
                 counters=counters,
+                metrics=metrics,
                 listeners=listeners,
                 ready=pool.ready,
                 parking=self._arrivals_sender,
@@ -185,23 +205,33 @@ class Supervisor:
         except OSError:
             self._board.release_worker(row)
             raise
-        child.row, child.counters = row, counters
+        child.row, child.counters, child.metrics = row, counters, metrics
         self.totals.add(counters)
+        self.metric_totals.add(metrics)
         self._board.set_pid(row, child.pid)
         return child
 
     def _fork_parking(self) -> Child:
         generation = self.generation
         queues = {pool.index: pool.sender for pool in generation.pools.values()}
-        sasl_sockets = generation.sasl_sockets()
+        sasl_sockets, metrics = generation.sasl_sockets(), ProcessMetrics()
+        rows = self._listener_rows(generation)
 
         def run(channel: socket.socket) -> None:
             setproctitle("pfxhttpd: parking 0 clients")
-            config, logger = generation.parking_config(), generation.logger
-            Parking(self._arrivals, channel, queues, sasl_sockets, config, self._board, logger).run()
+            config, logger = generation.parking_config(rows), generation.logger
+            listeners = metrics.listeners
+            Parking(self._arrivals, channel, queues, sasl_sockets, config, self._board, listeners, logger).run()
 
         wanted = {self._arrivals, *queues.values(), *sasl_sockets}
-        return self._fork("parking", run, generation, wanted, sasl_sockets)
+        child = self._fork("parking", run, generation, wanted, sasl_sockets)
+        child.metrics = metrics
+        self.metric_totals.add(metrics)
+        return child
+
+    def _listener_rows(self, generation: Generation) -> dict[str, int]:
+        """The rows of the listeners in the metrics."""
+        return self.metric_totals.rows(generation.settings.server.listen) if generation.metered else {}
 
     def _fork_cache(self) -> Child:
         logger = self.generation.logger
@@ -214,6 +244,22 @@ class Supervisor:
             cache.run(channel, self._cache_directory, self._authkey, self._board, on_error)
 
         return self._fork("cache", run, self.generation, set(), [])
+
+    def _fork_metrics(self) -> Child:
+        from pfxhttpd.process.metrics import MetricsProcess  # `generation` has imported it, as it is needed
+
+        generation, port = self.generation, self.generation.metrics
+
+        def run(channel: socket.socket) -> None:
+            watched = generation.settings.server.observability
+            MetricsProcess(channel, port, watched, self._board, generation.logger).run()
+
+        sockets = [port.sock] if port else []
+        return self._fork("metrics", run, generation, set(sockets), sockets)
+
+    def replace_metrics(self) -> None:
+        """A new configuration is in effect: a metrics process with it takes the place of the present one."""
+        self.metrics.replace = self.generation.metered and self.metrics.child is not None
 
     def _fork(
         self,
@@ -265,6 +311,8 @@ class Supervisor:
             self._on_ready(child)
         elif message == MAX_REQUESTS and child.state is State.SERVING:
             self._replace(child)
+        elif message == METRICS_WANTED:
+            self._on_metrics_wanted(child)
         elif message == CONFIG_APPLIED:
             self.unapplied_configs -= 1
             self._drain_if_applied()
@@ -294,7 +342,7 @@ class Supervisor:
         added = [pool for pool in new.pools.values() if pool.key not in old.pools]
         sockets = [*(pool.sender for pool in added), *new.sasl_sockets()]
         try:
-            message = new.parking_config().pack([pool.index for pool in added])
+            message = new.parking_config(self._listener_rows(new)).pack([pool.index for pool in added])
             socket.send_fds(parking.channel, [message], [sock.fileno() for sock in sockets])
             self.unapplied_configs += 1
         except OSError:
@@ -319,13 +367,14 @@ class Supervisor:
         exited: list[Child] = []
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return exited
             if pid == 0:
                 return exited
             child = self.children.pop(pid, None)
             if child is not None:
+                self.processor_of_ended[child.role] += used.ru_utime + used.ru_stime
                 self._on_exit(child, status)
                 exited.append(child)
 
@@ -335,6 +384,8 @@ class Supervisor:
         child.channel.close()
         if child.counters is not None:
             self.totals.end(child.counters)
+        if child.metrics is not None:
+            self.metric_totals.end(child.metrics)
         if child.row >= 0:
             self._board.release_worker(child.row)
         elif child.name == "parking":
@@ -342,12 +393,13 @@ class Supervisor:
             self.unapplied_configs = 0
             self._drain_if_applied()
         elif child.name == "cache":
+            self.metric_totals.end_cache(self._board.cache.read())
             self._board.cache.clear()
         code, now = os.waitstatus_to_exitcode(status), time.monotonic()
         if code and child.state is not State.LEAVING:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             self.deaths.add(child, why, now, self.generation.logger)
-        for slot in (self.cache, self.parking, *self.worker_slots.values()):
+        for slot in (self.cache, self.parking, self.metrics, *self.worker_slots.values()):
             if child in slot.children:
                 slot.on_exit(child, now)
 

@@ -52,7 +52,7 @@ class Worker:
         self._transport, self._cache, self._status = built.transport, built.cache, built.status
         self._epoll = select.epoll()
         self._handler = ConnectionHandler(context, settings, built.by_kind, self._epoll, logger)
-        self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, context.board, logger)
+        self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, context.board, context.metrics.listeners, logger)
         listeners = {listener.endpoint: listener for listener in settings.server.listen}
         self._acceptor.replace(
             [

@@ -82,9 +82,12 @@ def _base64_forms(secret: bytes) -> Iterator[str]:
 
 def configured_secrets(settings: Settings) -> set[str]:
     """The secrets in the settings."""
-    proxy = settings.server.http_client.proxy
+    proxy, observability = settings.server.http_client.proxy, settings.server.observability
     entries = [entry for section in settings.entries.values() for entry in section.values()]
-    return set(url_secrets(proxy)).union(*[entry_secrets(entry) for entry in entries]) - {""}
+    own = {observability.prometheus_http_auth_basic.partition(":")[2]}
+    for _, value in observability.otel_exporter_otlp_headers:
+        own.update(header_secrets(value))
+    return own.union(url_secrets(proxy), *[entry_secrets(entry) for entry in entries]) - {""}
 
 
 def entry_secrets(entry: Entry) -> set[str]:

@@ -24,6 +24,7 @@ from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.entry_report import EntryReport
 from pfxhttpd.service.oidc.backend_token import BackendToken
+from pfxhttpd.service.request_metrics import ERROR, SUCCESS, TIMEOUT, EntryMeter
 from pfxhttpd.service.worker_status import WorkerStatus
 
 Question = str | Mapping[str, str]
@@ -85,10 +86,11 @@ class Backend:
         breaker: SharedBreaker,
         report: EntryReport,
         token: BackendToken | None = None,
+        meter: EntryMeter | None = None,
     ) -> None:
         """`report` gets the outcomes from whoever judges the responses. `token` provides the bearer token of every request
-        if the entry has `backend_oidc_auth`."""
-        self.entry, self.report = entry, report
+        if the entry has `backend_oidc_auth`. `meter` counts the HTTP requests if metrics are on."""
+        self.entry, self.report, self._meter = entry, report, meter
         self._token, self._bearer = token, ""
         self._session, self._status, self._breaker = session, status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
@@ -139,6 +141,7 @@ class Backend:
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
         outcome, content = Outcome.SUCCESS, None
+        began = time.monotonic() if self._meter is not None else 0.0
         try:
             response = self._send(question, body, deadline)
             status, content = response.status_code, response.body
@@ -155,12 +158,18 @@ class Backend:
         except BackendError as error:
             if content is not None:
                 error.response = BackendResponse(status, _NO_HEADERS, content)
+            if self._meter is not None:
+                result = TIMEOUT if error.timeout else ERROR
+                self._meter.count_exchange(error.status, result, time.monotonic() - began)
             self._record(decision, outcome_of(error.status), question, error.timeout)
             raise
         except BaseException:
             # A defect of ours. The backend is not known to be down, and the cause may be this question.
             self._record(decision, Outcome.KEY_FAILURE, question)
             raise
+        if self._meter is not None:
+            usable = outcome is Outcome.SUCCESS and (entry.kind == DOVECOT_SASL or status in entry.status_codes)
+            self._meter.count_exchange(status, SUCCESS if usable else ERROR, time.monotonic() - began)
         if outcome is not Outcome.SUCCESS or not breaker.healthy:
             self._record(decision, outcome, question)
         return answer

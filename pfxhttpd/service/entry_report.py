@@ -17,6 +17,7 @@ from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED,
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
 from pfxhttpd.rules.value import MISSING, field_names, find
 from pfxhttpd.service.breaker import BreakerOpen
+from pfxhttpd.service.request_metrics import CACHED, NOT_SENT, OUTCOME_INDEXES, EntryMeter
 from pfxhttpd.wire.sanitize import one_line
 
 _FIELDS = {SOCKET_MAP: "map", POLICY_SERVICE: "policy", DOVECOT_SASL: "sasl"}
@@ -32,24 +33,40 @@ MAX_BODY = 4000
 class EntryReport:
     """One worker's report about one entry. `row` counts; `target_row` is the target's row on the scoreboard."""
 
-    def __init__(self, entry: Entry, row: EntryRow, target_row: TargetRow, target: str, logger: Logger) -> None:
-        """`target` is the target's URL as it may be shown."""
+    def __init__(
+        self,
+        entry: Entry,
+        row: EntryRow,
+        target_row: TargetRow,
+        target: str,
+        logger: Logger,
+        meter: EntryMeter | None = None,
+    ) -> None:
+        """`target` is the target's URL as it may be shown. `meter` counts for the metrics if they are on."""
         self._row, self._target_row, self._target, self._log = row, target_row, target, logger
         self._entry = entry
         self._name = {_FIELDS[entry.kind]: entry.name}
-        self.count = row.count
+        self._meter = meter
+        self.listener = entry.name
+        """The listener of the request in progress. A socket map has other names than its listeners."""
+        self.count: Callable[[int], object] = row.count if meter is None else self._count
         """Counts a request that was answered: FOUND, NOT_FOUND or REFUSED."""
 
     def begin(self, now: float) -> None:
         """A request begins (monotonic seconds)."""
         self._row.began = now
 
+    def _count(self, outcome: int) -> None:
+        seconds = self._row.count(outcome)
+        if self._meter is not None:
+            self._meter.count(self.listener, outcome, seconds)
+
     def not_found(self, document: JSON) -> None:
         """A request was answered with this JSON document, in which there is no value."""
         if self._row.may_lack_field:
             missing = find(document, self._entry.value_field) is MISSING
             self._row.note_fields(one_line(field_names(document)) if missing else "")
-        self._row.count(NOT_FOUND)
+        self.count(NOT_FOUND)
 
     def log_response(
         self, response: BackendResponse, fields: Mapping[str, object], redact: Callable[[str], str]
@@ -81,9 +98,12 @@ class EntryReport:
         level: Callable[..., None] | None = self._log.info
         if isinstance(error, BreakerOpen):
             self._row.count_not_sent()
+            self._meter_failed(NOT_SENT, cached)
         else:
             unexpected = error.status > 0 and not is_failure(error.status)
-            self._row.count(UNEXPECTED if unexpected else FAILED)
+            outcome = UNEXPECTED if unexpected else FAILED
+            self._row.count(outcome)
+            self._meter_failed(OUTCOME_INDEXES[outcome], cached)
             self._row.note_error(one_line(error.reason))
             level = self._level(STATUS_CODES if unexpected else FAILURES)
         if cached:
@@ -92,9 +112,15 @@ class EntryReport:
             cache = None if cached is None else "hit" if cached else "miss"
             level(message, **fields, **self._name, target=self._target, reason=error.reason, cache=cache)
 
+    def _meter_failed(self, index: int, cached: bool | None) -> None:
+        """Count a request that failed with this one of OUTCOMES, unless the cache had an answer."""
+        if self._meter is not None:
+            seconds = time.monotonic() - self._row.began
+            self._meter.count_index(self.listener, CACHED if cached else index, seconds)
+
     def unexpected(self, message: str, problem: str, status: int, fields: Mapping[str, object]) -> None:
         """The request was answered with a status code that the entry does not expect."""
-        self._row.count(UNEXPECTED)
+        self.count(UNEXPECTED)
         self._row.note_error(one_line(problem))
         level = self._level(STATUS_CODES)
         if level:

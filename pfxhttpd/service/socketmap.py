@@ -12,6 +12,7 @@ from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import failure_reply, map_reply
 from pfxhttpd.service.backend import Backend
 from pfxhttpd.service.cache_buffer import CacheBuffer
+from pfxhttpd.service.listener_metrics import ListenerMetrics
 from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.service.log_limit import MinuteLimit
 from pfxhttpd.wire import socketmap
@@ -23,8 +24,16 @@ _NO_SUCH_MAP = SocketMapReply(PERM, "no such map")
 class SocketMapService:
     """Answers the requests of socket-map clients. Each request names its map. `reply_limit` is in bytes."""
 
-    def __init__(self, backends: Mapping[str, Backend], cache: CacheBuffer, reply_limit: int, logger: Logger) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        cache: CacheBuffer,
+        reply_limit: int,
+        metrics: ListenerMetrics,
+        logger: Logger,
+    ) -> None:
         self._backends, self._cache, self._limit, self._log = backends, cache, reply_limit, logger
+        self._metrics = metrics
         self._unknown = MinuteLimit()
 
     def handle(self, connection: Connection) -> bytes | None:
@@ -46,9 +55,11 @@ class SocketMapService:
             log.debug("Received request", **context.fields, map=query.name, key=query.key)
         backend = self._backends.get(query.name)
         if backend:
+            backend.report.listener = connection.listener
             reply = self._look_up(backend, query.key, context)
         else:
             reply = _NO_SUCH_MAP
+            self._metrics.unknown_map(connection.endpoint)
             if log.error and self._unknown.passes(query.name):
                 log.error("No such map", **context.fields, map=query.name, listener=connection.listener)
         if log.debug:

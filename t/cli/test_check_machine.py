@@ -48,6 +48,10 @@ def server(**settings: Any) -> Change:
     return lambda config, directory: config["server"].update(settings)
 
 
+def observability(**settings: Any) -> Change:
+    return server(observability={"prometheus_enabled": True, **settings})
+
+
 def tls(**settings: Any) -> Change:
     def change(config: dict[str, Any], directory: Path) -> None:
         (directory / "text").write_text("no PEM")
@@ -78,6 +82,14 @@ REFUSED = {
     "no runtime directory": (server(runtime_directory="/etc/passwd/x/y"), "server.runtime_directory: Not a directory"),
     "no socket directory": (unix(address="/no/such/directory/s"), "listen\\[0\\].address: .*there is no directory"),
     "no socket user": (unix(user="no-such-user"), "listen\\[0\\].address: .*there is no user no-such-user"),
+    "a foreign address for the metrics": (
+        observability(prometheus_address="192.0.2.1"),
+        "server.observability.prometheus_address: .*192.0.2.1",
+    ),
+    "no certificate for the metrics": (
+        observability(prometheus_tls={"enabled": True, "cert": "/missing.pem", "key": "/missing.pem"}),
+        "server.observability.prometheus_tls.cert: /missing.pem: No such file",
+    ),
     "a foreign address": (
         lambda config, _: config["server"]["listen"][1].update(address="192.0.2.1"),
         "listen\\[1\\].address: .*192.0.2.1",

@@ -222,6 +222,20 @@ def use_tls() -> None:
     ssl.create_default_context(cadata=None)
 
 
+def show_metrics() -> None:
+    from prometheus_client.core import GaugeMetricFamily
+
+    from pfxhttpd.io.metrics.exposition import exposition
+
+    for accept in (
+        "",
+        "application/openmetrics-text; version=1.0.0",
+        "text/plain; version=1.0.0; escaping=allow-utf-8",
+    ):
+        text, _ = exposition([GaugeMetricFamily("x", "y", value=1)], accept)
+        assert b"x 1.0" in text
+
+
 def log_and_title() -> None:
     import setproctitle
 
@@ -256,6 +270,7 @@ EVERYWHERE: tuple[Callable[[], None], ...] = (
     read_a_configuration,
     tell_the_time,
     use_tls,
+    show_metrics,
     log_and_title,
 )
 

@@ -22,6 +22,7 @@ from kit.configuration import configuration, listener, policy, socket_map
 from kit.daemon import Daemon, clean_environment
 from kit.needs import needs
 from kit.places import reachable
+from kit.scrape import Samples, get
 
 USER = "nobody"
 THREE = ("resolv.conf", "hosts", "nsswitch.conf")
@@ -108,21 +109,27 @@ def assert_powerless(pid: int) -> None:
 
 
 def test_a_jail_with_nothing_but_three_files(api: Backend, authority: Authority, jail: Path) -> None:
-    low, high = 987, ports.free()
-    config = jailed(api, authority, jail, listener("socket_map", "m", low), listener("policy_service", "p", high))
+    low, high, metrics = 987, ports.free(), 988
+    listeners = listener("socket_map", "m", low), listener("policy_service", "p", high)
+    watched = {"prometheus_enabled": True, "prometheus_port": metrics, "prometheus_runtime_metrics": True}
+    config = jailed(api, authority, jail, *listeners, observability=watched)
     with Jailed(config) as daemon:
         with SocketMap(("127.0.0.1", low)) as client:
             assert client.ask("m", "someone@example.com") == "OK over TLS"
         with Policy(("127.0.0.1", high)) as client:
             assert client.ask({"sender": "a@example.com"}) == "DUNNO"
         processes = daemon.processes()
-        assert len(processes) == 5  # master, cache, parking, two workers
+        assert len(processes) == 6  # master, cache, parking, metrics, two workers
         for pid in processes:
             assert_powerless(pid)
             assert os.readlink(f"/proc/{pid}/root") == str(jail)
             assert os.readlink(f"/proc/{pid}/cwd") == str(jail)
             assert not directories_open(pid)
         assert daemon.run("status").returncode == 0
+        shown = Samples(get(f"http://127.0.0.1:{metrics}/metrics").text)
+        assert shown.sum("pfxhttp_application_requests_total", outcome="found") == 2
+        assert shown.sum("pfxhttp_certificate_expiry_timestamp_seconds", certificate="server.tls.cert") > 1e9
+        assert not shown.label_values("role")  # there is no /proc in the jail
 
 
 def directories_open(pid: int) -> list[str]:
@@ -141,14 +148,16 @@ def test_children_hold_nothing_of_each_other(api: Backend, authority: Authority,
 
 
 def test_replaced_processes_are_powerless_too(api: Backend, authority: Authority, jail: Path) -> None:
-    with Jailed(jailed(api, authority, jail, listener("socket_map", "m", ports.free()))) as daemon:
+    watched = {"prometheus_enabled": True, "prometheus_port": ports.free()}
+    config = jailed(api, authority, jail, listener("socket_map", "m", ports.free()), observability=watched)
+    with Jailed(config) as daemon:
         before = set(daemon.processes())
-        for role in ("cache", "parking"):
+        for role in ("cache", "parking", "metrics"):
             os.kill(daemon.process_named(role), signal.SIGKILL)
         os.kill(daemon.workers()[0], signal.SIGKILL)
-        for role in ("cache", "parking", "worker"):
+        for role in ("cache", "parking", "metrics", "worker"):
             daemon.log.wait_for(f'Process died" process="?{role}')
-        while len(born := set(daemon.processes()) - before) < 3:
+        while len(born := set(daemon.processes()) - before) < 4:
             os.sched_yield()
         for pid in born:
             assert_powerless(pid)

@@ -70,9 +70,10 @@ def shop(serve, backend):
     return Shop()
 
 
-@pytest.mark.parametrize("title", ["parking", "cache", "worker 1/2"])
+@pytest.mark.parametrize("title", ["parking", "cache", "metrics", "worker 1/2"])
 def test_a_process_that_is_stopped_is_killed_and_replaced(shop, title):
-    daemon = shop.start(response_cache={"enabled": True})
+    watched = {"prometheus_enabled": True, "prometheus_port": ports.free()}
+    daemon = shop.start(response_cache={"enabled": True}, observability=watched)
     hung = shop.process(title)
     os.kill(hung, signal.SIGSTOP)
     daemon.log.wait_for(f'is stuck and is killed" process=.*pid={hung} reason="no heartbeat', NOTICED)

@@ -33,8 +33,8 @@ _MODULES = """
 """
 
 _PACKAGES = """
-    certifi charset_normalizer httptools idna jose jsonschema jsonschema_specifications referencing requests
-    setproctitle urllib3 yaml
+    certifi charset_normalizer httptools idna jose jsonschema jsonschema_specifications prometheus_client referencing
+    requests setproctitle urllib3 yaml
     cryptography.exceptions cryptography.hazmat.backends cryptography.hazmat.backends.openssl
     cryptography.hazmat.bindings.openssl cryptography.hazmat.primitives cryptography.hazmat.primitives.asymmetric
     cryptography.hazmat.primitives.serialization cryptography.x509
@@ -43,7 +43,10 @@ _PACKAGES = """
 _OPTIONAL = "brotli brotlicffi chardet simplejson socks zstandard"
 """Packages that those above use if they are installed."""
 
-_EXCLUDED = ("tests", "__main__", "emscripten", "pyopenssl", "benchmarks", "http2", "cli", "help")
+_EXCLUDED = (
+    *("tests", "__main__", "emscripten", "pyopenssl", "benchmarks", "http2", "cli", "help"),
+    *("aiohttp", "django", "twisted"),
+)
 """Parts of those packages that serving does not import, and that may need what is not installed."""
 
 _LIBRARIES = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2", "libgcc_s.so.1")

@@ -38,7 +38,7 @@ class WorkerView:
 class Scoreboard:
     """Row 0 belongs to the board as a whole, row 1 to the cache; then come the pools, the targets and the workers."""
 
-    PARKED, ROWS, GENERATION, ARRIVED, GONE, DECLINED, PARKING_BEAT, CACHE_BEAT, ACCEPT_FAILED = range(9)
+    PARKED, ROWS, GENERATION, ARRIVED, GONE, DECLINED, PARKING_BEAT, CACHE_BEAT, ACCEPT_FAILED, METRICS_BEAT = range(10)
 
     def __init__(self) -> None:
         self.cells = Cells(2 + POOLS + TARGETS + WORKERS)
@@ -66,6 +66,11 @@ class Scoreboard:
         """Parking now holds so many connections, its queues included; `arrived` more have come from workers."""
         self.cells.ints[self.PARKED] = connections
         self.cells.ints[self.ARRIVED] += arrived
+
+    @property
+    def parked(self) -> int:
+        """Connections that parking holds, its queues included."""
+        return self.cells.ints[self.PARKED]
 
     @property
     def in_transit(self) -> int:
@@ -104,14 +109,14 @@ class Scoreboard:
     # -- heartbeats ---------------------------------------------------------------------------------------------
 
     def beat(self, process: str, now: float) -> None:
-        """The heartbeat of the process "parking" or "cache" (monotonic seconds)."""
+        """The heartbeat of the process "parking", "cache" or "metrics" (monotonic seconds)."""
         self.cells.floats[self._beat_cell(process)] = now
 
     def last_beat(self, process: str) -> float:
         return self.cells.floats[self._beat_cell(process)]
 
     def _beat_cell(self, process: str) -> int:
-        return {"parking": self.PARKING_BEAT, "cache": self.CACHE_BEAT}[process]
+        return {"parking": self.PARKING_BEAT, "cache": self.CACHE_BEAT, "metrics": self.METRICS_BEAT}[process]
 
     # -- pools, cache, targets ----------------------------------------------------------------------------------
 

@@ -183,8 +183,9 @@ class EntryRow:
         self._undecided = True
         self.began = 0.0
 
-    def count(self, outcome: int) -> None:
-        """The request that began last has ended, with FOUND, NOT_FOUND, REFUSED, UNEXPECTED or FAILED."""
+    def count(self, outcome: int) -> float:
+        """The request that began last has ended, with FOUND, NOT_FOUND, REFUSED, UNEXPECTED or FAILED. Returns how many
+        seconds it took."""
         seconds = monotonic() - self.began
         cell = outcome + bisect_left(BOUNDS, seconds)
         counts = self._counts
@@ -194,6 +195,7 @@ class EntryRow:
             self._ints[self._row + _SLOW] += 1
         self._seconds = total = self._seconds + seconds
         self._floats[self._header] = total  # last: its change shows that the row has changed
+        return seconds
 
     def count_not_sent(self) -> None:
         """A request was not sent, because the circuit breaker is open."""
