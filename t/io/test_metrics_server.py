@@ -98,7 +98,18 @@ def test_a_client_that_is_silent_or_does_not_read_is_disconnected(
     assert b"hello" in serving.exchange(b"GET / HTTP/1.0\r\n\r\n")
 
 
-def test_the_oldest_client_makes_way_for_a_new_one(serving: Serving) -> None:
+def test_a_client_that_sends_a_byte_now_and_then_is_disconnected(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "DEADLINE", 0.3)
+    with serving.connect(b"GET / HTTP/1.0\r\nX: ") as client, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for _ in range(200):
+            client.sendall(b"x")
+            time.sleep(0.05)
+
+
+def test_the_oldest_client_makes_way_for_a_new_one(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "DEADLINE", 60)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(serving.connect(b"GET / ")) for _ in range(server.MAX_CONNECTIONS)]
         assert b"hello" in serving.exchange(b"GET / HTTP/1.0\r\n\r\n")

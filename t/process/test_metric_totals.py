@@ -40,7 +40,6 @@ def test_two_processes_count_what_their_parent_sums_up() -> None:
             second.listeners.closed(connection(ONE), reason)
 
     in_child(work)
-    totals.update()
     totals.end(first)
     totals.update()
     counts = {event: totals.listener(KEY, event).count for event in (ACCEPTED, CLOSED, CLOSED_ERROR, CLOSED_TIMEOUT)}
