@@ -55,7 +55,7 @@ def test_what_a_dead_worker_took_without_counting_is_corrected_while_others_work
     for _ in range(3):
         pool.add()
         pool.take(counted=False)
-    for _ in range(COUNT_LOOKS + 1):
+    for _ in range(COUNT_LOOKS + 2):
         pool.add()
         pool.take()
         pool.queue.publish()
