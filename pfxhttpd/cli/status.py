@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -48,8 +47,14 @@ def _print(status: Mapping[str, Any], options: argparse.Namespace, environ: Mapp
     lines = [clean(line) for line in status_text.lines(status)]
     if options.watch and terminal:
         # A line that wraps, or that scrolls the screen, would leave remains of itself. What is wrong is not cut.
-        columns, rows = shutil.get_terminal_size()
+        columns, rows = _terminal_size()
         taken = sum(-(-len(line) // columns) for line in status_text.summary(status))
         lines = [line[: columns - 1] for line in lines][: max(0, rows - taken - 1)]
         summary.insert(0, _CLEAR + summary.pop(0))
     print("\n".join([*summary, *lines]), flush=True)
+
+
+def _terminal_size() -> tuple[int, int]:
+    """The columns and rows of standard output. The variables COLUMNS and LINES do not follow when a terminal is resized."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size.columns or 80, size.lines or 24  # a serial line has no size

@@ -196,7 +196,7 @@ def test_watch_on_a_terminal_fits_into_it_with_long_problems(serve, backend):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
     with subprocess.Popen(
         command(["--config", str(shop.daemon.config_path), "status", "--watch"]),
-        env={**clean_environment(), "TERM": "xterm", "NO_COLOR": "1"},
+        env={**clean_environment(), "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "200", "LINES": "100"},
         stdout=theirs,
     ) as process:
         os.close(theirs)
