@@ -39,6 +39,7 @@ THIRD_PARTY = {
         "certifi",
         "idna",
         "prometheus_client",
+        "opentelemetry",
     },
     "service": {"requests", "setproctitle", "urllib3"},
     "process": {"daemon", "requests", "setproctitle"},

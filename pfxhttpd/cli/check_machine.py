@@ -10,7 +10,7 @@ from pfxhttpd.config.errors import Problem
 from pfxhttpd.config.load import Loaded
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.settings import Settings
-from pfxhttpd.io import SetupError, jail, listen, tls
+from pfxhttpd.io import SetupError, jail, listen, otlp, tls
 from pfxhttpd.process.generation import import_metrics, metrics_listener
 
 WORKER_MEMORY = 8 << 20
@@ -26,6 +26,10 @@ def problems(loaded: Loaded) -> list[Problem]:
     found = list(_tls_problems(loaded))
     for key, error in jail.check(server.run_as_user, server.run_as_group, server.chroot):
         found.append(_node(root, "server", key).problem(_without_prefix(str(error))))
+    try:
+        otlp.load(server.observability)
+    except SetupError as error:
+        found.append(_node(root, "server", "observability", "otel_enabled").problem(str(error)))
     nodes = _node(root, "server", "listen").value
     for listener, node in zip(server.listen, nodes, strict=True):
         try:

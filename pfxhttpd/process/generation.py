@@ -14,8 +14,8 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Observability, Pool, Settings
-from pfxhttpd.io import SetupError, handoff, listen, systemd, tls
+from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Observability, Pool, Server, Settings
+from pfxhttpd.io import SetupError, handoff, listen, otlp, systemd, tls
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import POOLS, TARGETS
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
@@ -178,6 +178,7 @@ def prepare(
     pools: dict[str, PoolRuntime] = {}
     metrics: MetricsPort | None = None
     try:
+        _load_otlp(settings.server, reload=previous is not None)
         context = tls.context(settings.server.tls)
         for listener in settings.server.listen:
             listeners[listener.endpoint] = _listening_socket(listener, settings, previous, passed)
@@ -195,6 +196,17 @@ def prepare(
     own = logger.with_settings(settings.server.logging, configured_secrets(settings))
     certificates = _certificates(settings)
     return Generation(number, settings, own, context, listeners, pools, targets, max_connections, metrics, certificates)
+
+
+def _load_otlp(server: Server, reload: bool) -> None:
+    """Import what is needed to send traces or metrics, if there are to be any. Raises SetupError."""
+    try:
+        otlp.load(server.observability)
+    except SetupError as error:
+        if reload and server.chroot:
+            reason = "server.observability.otel_enabled: a reload cannot change this inside a chroot; restart"
+            raise SetupError(reason) from error
+        raise SetupError(f"server.observability.otel_enabled: {error}", exit_code=os.EX_CONFIG) from error
 
 
 def _listening_socket(

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from requests import Session
 from setproctitle import setproctitle
 
 from pfxhttpd.config.settings import Observability
@@ -28,6 +29,7 @@ from pfxhttpd.io.metrics.usage import usage
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.process.child import METRICS_WANTED, READY, RETIRE, error_location
 from pfxhttpd.process.generation import MetricsPort
+from pfxhttpd.process.metrics_sender import MetricsSender
 from pfxhttpd.service.log_limit import MinuteLimit
 
 MIN_AGE = 1.0
@@ -182,12 +184,17 @@ class MetricsProcess:
         settings: Observability,
         board: Scoreboard,
         logger: Logger,
+        collector: Session | None = None,
     ) -> None:
+        """`collector` is for requests to the collector if metrics are to be sent."""
         self._channel, self._board = channel, board
         self._snapshots = Snapshots(channel)
         self._server: HttpServer | None = None
         if port is not None:
             self._server = HttpServer(port.sock, port.tls, Pages(settings, self._snapshots, logger).respond)
+        self._sender: MetricsSender | None = None
+        if collector is not None:
+            self._sender = _sender(settings, self._snapshots, collector, logger)
         self._leaving = self._retiring = False
 
     def run(self) -> None:
@@ -195,6 +202,8 @@ class MetricsProcess:
         setproctitle("pfxhttpd: metrics")
         os.nice(NICENESS)
         self._channel.send(READY)
+        if self._sender is not None:
+            self._sender.start()
         while not self._leaving and not (self._retiring and not self._busy):
             now = time.monotonic()
             self._board.beat("metrics", now)
@@ -227,3 +236,16 @@ class MetricsProcess:
                 self._snapshots.bring(json.load(file))
         self._retiring = self._retiring or message == RETIRE
         self._leaving = not message
+
+
+def _sender(settings: Observability, snapshots: Snapshots, collector: Session, logger: Logger) -> MetricsSender:
+    from pfxhttpd.io.otlp.metric_exporter import MetricExporter  # needs packages that are optional
+
+    usages = RoleUsages() if settings.prometheus_runtime_metrics else None
+    return MetricsSender(
+        MetricExporter(settings, collector),
+        snapshots.latest,
+        lambda snapshot: families(snapshot, usages.of(snapshot) if usages else None),
+        settings.otel_exporter_otlp_endpoint,
+        logger,
+    )

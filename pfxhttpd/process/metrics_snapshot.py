@@ -66,6 +66,7 @@ def snapshot(supervisor: Supervisor, board: Scoreboard, reloads: Mapping[str, in
         "reloads": dict(reloads),
         "last_reload_successful": reloaded,
         "certificates": dict(generation.certificates),
+        "lost_traces": list(board.lost_traces.total),
         "not_ready": not_ready(supervisor),
         "processes": [("master", os.getpid()), *((child.role, child.pid) for child in supervisor.children.values())],
         "processor_of_ended": dict(supervisor.processor_of_ended),

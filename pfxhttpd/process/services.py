@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pfxhttpd.config.settings import (
     DOVECOT_SASL,
@@ -13,12 +14,14 @@ from pfxhttpd.config.settings import (
     BackendOidc,
     Entry,
     SaslOidc,
+    Server,
     Settings,
 )
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.oidc.endpoints import Endpoints
 from pfxhttpd.io.transport.adapter import Transport
 from pfxhttpd.io.transport.session import DirectSession
+from pfxhttpd.process.collector_session import collector_session
 from pfxhttpd.process.connection_handler import Service
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.rules.breaker import BreakerRule
@@ -36,6 +39,9 @@ from pfxhttpd.service.sasl import SaslService
 from pfxhttpd.service.socketmap import SocketMapService
 from pfxhttpd.service.worker_status import WorkerStatus
 
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
+
 PROBE_GRACE = 10.0
 """Seconds past its timeout after which a probe counts as lost with its worker."""
 CACHE_TIMEOUT = 0.5
@@ -46,12 +52,14 @@ OUTCOME_WAIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`by_kind` has the service for each kind of connection. `transport` and `cache` have to be maintained."""
+    """`by_kind` has the service for each kind of connection. `transport`, `cache` and `tracer` have to be maintained;
+    without traces there is no tracer."""
 
     by_kind: Mapping[str, Service]
     transport: Transport
     cache: CacheBuffer
     status: WorkerStatus
+    tracer: Tracer | None
 
 
 def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logger: Logger) -> Services:
@@ -69,6 +77,7 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
     if server.response_cache.enabled or any(map(providers_of, entries)):
         context.cache.connect(CACHE_TIMEOUT)
     cache = CacheBuffer(context.cache, context.board.cache, server.response_cache)
+    tracer = _make_tracer(server, tls) if server.observability.sends_traces else None
     session, shared = DirectSession(transport), SharedDocuments(context.cache, f"{server.tls} ")
 
     def provider(oidc: BackendOidc | SaslOidc, timeout: float) -> Provider:
@@ -84,8 +93,8 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
         row = context.counters.row(entry.kind, entry.name, entry.timeout)
         meter = context.metrics.requests.meter(entry) if context.metrics.requests else None
         target_row = context.board.target(context.targets[entry.target])
-        report = EntryReport(entry, row, target_row, plain_target(entry.target), logger, meter)
-        return Backend(entry, server, session, status, breaker, report, token, meter)
+        report = EntryReport(entry, row, target_row, plain_target(entry.target), logger, meter, tracer)
+        return Backend(entry, server, session, status, breaker, report, token, meter, tracer)
 
     def backends(kind: str) -> dict[str, Backend]:
         return {name: backend(entry) for name, entry in settings.entries[kind].items()}
@@ -97,12 +106,18 @@ def build(context: WorkerContext, settings: Settings, tls: ssl.SSLContext, logge
             token_logins[name] = TokenLogin(entry, TokenValidator(providers), status)
     by_kind: dict[str, Service] = {
         SOCKET_MAP: SocketMapService(
-            backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, context.metrics.listeners, logger
+            backends(SOCKET_MAP), cache, server.socketmap_max_reply_size, context.metrics.listeners, logger, tracer
         ),
-        POLICY_SERVICE: PolicyService(backends(POLICY_SERVICE), cache, logger),
-        DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger, token_logins),
+        POLICY_SERVICE: PolicyService(backends(POLICY_SERVICE), cache, logger, tracer),
+        DOVECOT_SASL: SaslService(backends(DOVECOT_SASL), logger, token_logins, tracer),
     }
-    return Services(by_kind, transport, cache, status)
+    return Services(by_kind, transport, cache, status, tracer)
+
+
+def _make_tracer(server: Server, tls: ssl.SSLContext) -> Tracer:
+    from pfxhttpd.io.otlp.tracer import Tracer  # needs packages that are optional
+
+    return Tracer(server.observability, collector_session(server, tls))
 
 
 def _breaker(target: str, timeout: float, context: WorkerContext, settings: Settings, logger: Logger) -> SharedBreaker:

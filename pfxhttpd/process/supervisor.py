@@ -23,6 +23,7 @@ from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.process import cache
 from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, METRICS_WANTED, READY, Child, Slot, State, fork
+from pfxhttpd.process.collector_session import collector_session
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.process.deaths import Deaths
 from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
@@ -244,8 +245,9 @@ class Supervisor:
         generation, port = self.generation, self.generation.metrics
 
         def run(channel: socket.socket) -> None:
-            watched = generation.settings.server.observability
-            MetricsProcess(channel, port, watched, self._board, generation.logger).run()
+            server = generation.settings.server
+            collector = collector_session(server, generation.tls) if server.observability.sends_metrics else None
+            MetricsProcess(channel, port, server.observability, self._board, generation.logger, collector).run()
 
         sockets = [port.sock] if port else []
         return self._fork("metrics", run, generation, set(sockets), sockets)

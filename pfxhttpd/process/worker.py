@@ -19,6 +19,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pfxhttpd.config.settings import Settings
 from pfxhttpd.io.handoff import Connection, Receiver, unpack
@@ -29,6 +30,9 @@ from pfxhttpd.process.child import DRAIN, MAX_REQUESTS, READY, START
 from pfxhttpd.process.connection_handler import ConnectionHandler, Outcome
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
+
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
 
 FLUSH_DELAY = 0.01
 """Seconds without work after which pending writes go to the cache."""
@@ -50,6 +54,7 @@ class Worker:
         self._limiter = LimitLog()
         built = services.build(context, settings, tls, logger)
         self._transport, self._cache, self._status = built.transport, built.cache, built.status
+        self._tracer, self._collector = built.tracer, settings.server.observability.otel_exporter_otlp_endpoint
         self._epoll = select.epoll()
         self._handler = ConnectionHandler(context, settings, built.by_kind, self._epoll, logger)
         self._acceptor = Acceptor(self._epoll, _EXCLUSIVE, context.board, context.metrics.listeners, logger)
@@ -135,6 +140,9 @@ class Worker:
         self._handler.release()
         self._cache.flush()
         self._transport.close()
+        if self._tracer is not None:
+            self._tracer.close()
+            self._count_losses(self._tracer)
 
     # -- one turn -----------------------------------------------------------------------------------------------
 
@@ -194,9 +202,14 @@ class Worker:
         self._cache.flush()
         self._transport.expire(now)
         self._handler.close_if_idle()
+        if self._tracer is not None:
+            self._count_losses(self._tracer)
 
     def _after(self, outcome: Outcome) -> None:
         """What has to be done after a look at the connection, once its client has the reply."""
+        if self._tracer is not None and self._tracer.sampled:
+            self._tracer.finish()
+            self._count_losses(self._tracer)
         if outcome is Outcome.ANSWERED:
             if self._context.row.count_request() == self._last_request:
                 self._send(MAX_REQUESTS)
@@ -206,6 +219,18 @@ class Worker:
             # The next generation serves; the message to leave is on its way.
             self._context.channel.setblocking(True)
             self._read_channel()
+
+    def _count_losses(self, tracer: Tracer) -> None:
+        """Count the spans that could not be sent, and log it once a minute for all workers together."""
+        lost = self._context.board.lost_traces.add(*tracer.take_losses(), time.monotonic())
+        if lost and self._log.error:
+            self._log.error(
+                "Traces cannot be sent",
+                collector=self._collector,
+                reason=tracer.problem or "the queue is full",
+                spans=lost.spans,
+                requests=lost.requests,
+            )
 
     def _requeue(self) -> None:
         """Wait behind the other sleepers: the kernel wakes the first of them, and that should be one without a

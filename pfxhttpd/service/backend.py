@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from requests import Request, exceptions
 from requests.utils import get_environ_proxies
@@ -19,13 +20,16 @@ from pfxhttpd.rules.breaker import Outcome, key_hash, outcome_of
 from pfxhttpd.rules.known_secrets import entry_secrets, secret_forms, url_secrets, without_secrets
 from pfxhttpd.rules.login import login_outcome
 from pfxhttpd.rules.redact import REDACTED
-from pfxhttpd.rules.response import BackendError, BackendResponse, read_document
+from pfxhttpd.rules.response import BackendError, BackendResponse, is_failure, read_document
 from pfxhttpd.rules.template import payload_of, target_of
 from pfxhttpd.service.breaker import SharedBreaker
 from pfxhttpd.service.entry_report import EntryReport
 from pfxhttpd.service.oidc.backend_token import BackendToken
 from pfxhttpd.service.request_metrics import ERROR, SUCCESS, TIMEOUT, EntryMeter
 from pfxhttpd.service.worker_status import WorkerStatus
+
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import RequestTrace, Tracer
 
 Question = str | Mapping[str, str]
 """What fills the templates: the key of a lookup, the attributes of a policy request, or the user of a login."""
@@ -87,9 +91,11 @@ class Backend:
         report: EntryReport,
         token: BackendToken | None = None,
         meter: EntryMeter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`report` gets the outcomes from whoever judges the responses. `token` provides the bearer token of every request
-        if the entry has `backend_oidc_auth`. `meter` counts the HTTP requests if metrics are on."""
+        if the entry has `backend_oidc_auth`. `meter` counts the HTTP requests if metrics are on, and `tracer` is given if
+        requests are traced."""
         self.entry, self.report, self._meter = entry, report, meter
         self._token, self._bearer = token, ""
         self._session, self._status, self._breaker = session, status, breaker
@@ -100,6 +106,7 @@ class Backend:
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
         self._request = RenderedRequest.from_request(request)
+        self._tracer, self._span = tracer, http_span(entry, self._request)
 
     def query(self, question: Question, body: bytes | None = None) -> BackendResponse:
         """The response to `question`; `body` replaces the rendered payload.
@@ -187,10 +194,47 @@ class Backend:
             body = gzip.compress(body, compresslevel=1)
         request.body = body
         timeout = max(0.0, deadline - time.monotonic())
+        trace = self._tracer.current if self._tracer is not None else None
         try:
+            if trace is not None:
+                return self._send_traced(trace, request, timeout)
             return self._session.send(request, timeout=timeout, proxies=self._proxies)
         except exceptions.RequestException as error:
             raise _backend_error(error, self.redact) from error
+
+    def _send_traced(self, trace: RequestTrace, request: RenderedRequest, timeout: float) -> ParsedResponse:
+        exchange = trace.start_exchange(*self._span)
+        try:
+            request = request.with_header("traceparent", exchange.traceparent)
+            response = self._session.send(request, timeout=timeout, proxies=self._proxies)
+        except BaseException as error:
+            exchange.fail(error)
+            raise
+        status = response.status_code
+        expected = status in self.entry.status_codes or status in self.entry.reject_status
+        exchange.end(status, expected or (not is_failure(status) and "Auth-Status" in response.headers))
+        return response
+
+
+def http_span(entry: Entry, request: RenderedRequest) -> tuple[str, dict[str, str | int]]:
+    """The name of the span of a request to the backend, and its attributes that do not change.
+
+    The path is that of the configured target, with the placeholders instead of keys, and without the query, which may
+    contain a key of the API.
+    """
+    scheme, host, port = request.origin
+    url = plain_target(entry.target)
+    path = "/" + url.partition("://")[2].partition("/")[2]
+    attributes: dict[str, str | int] = {
+        "http.request.method": entry.method,
+        "url.scheme": scheme,
+        "url.template": path,
+        "server.address": host,
+        "server.port": port,
+    }
+    if "{{" not in url:
+        attributes["url.full"] = url
+    return f"{entry.method} {path}", attributes
 
 
 def _headers(response: ParsedResponse) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
 from pfxhttpd.io.log import Logger
@@ -17,8 +18,11 @@ from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED,
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
 from pfxhttpd.rules.value import MISSING, find
 from pfxhttpd.service.breaker import BreakerOpen
-from pfxhttpd.service.request_metrics import CACHED, NOT_SENT, OUTCOME_INDEXES, EntryMeter
+from pfxhttpd.service.request_metrics import CACHED, NOT_SENT, OUTCOME_INDEXES, OUTCOMES, EntryMeter
 from pfxhttpd.wire.sanitize import one_line
+
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
 
 _FIELDS = {SOCKET_MAP: "map", POLICY_SERVICE: "policy", DOVECOT_SASL: "sasl"}
 """The log field that holds an entry's name, by its kind."""
@@ -43,15 +47,17 @@ class EntryReport:
         target: str,
         logger: Logger,
         meter: EntryMeter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`target` is the target's URL as it may be shown. `meter` counts for the metrics if they are on."""
+        """`target` is the target's URL as it may be shown. `meter` counts for the metrics if they are on, and `tracer` is
+        given if requests are traced."""
         self._row, self._target_row, self._target, self._log = row, target_row, target, logger
         self._entry = entry
         self._name = {_FIELDS[entry.kind]: entry.name}
-        self._meter = meter
+        self._meter, self._tracer = meter, tracer
         self.listener = entry.name
         """The listener of the request in progress. A socket map has other names than its listeners."""
-        self.count: Callable[[int], object] = row.count if meter is None else self._count
+        self.count: Callable[[int], object] = row.count if meter is None and tracer is None else self._count
         """Counts a request that was answered: FOUND, NOT_FOUND or REFUSED."""
 
     def begin(self, now: float) -> None:
@@ -62,6 +68,7 @@ class EntryReport:
         seconds = self._row.count(outcome)
         if self._meter is not None:
             self._meter.count(self.listener, outcome, seconds)
+        self._trace(OUTCOME_INDEXES[outcome])
 
     def not_found(self, document: JSON) -> None:
         """A request was answered with this JSON document, in which there is no value."""
@@ -91,12 +98,12 @@ class EntryReport:
         level: Callable[..., None] | None = self._log.info
         if isinstance(error, BreakerOpen):
             self._row.count_not_sent()
-            self._meter_failed(NOT_SENT, cached)
+            self._fail(NOT_SENT, cached)
         else:
             unexpected = error.status > 0 and not is_failure(error.status)
             outcome = UNEXPECTED if unexpected else FAILED
             self._row.count(outcome)
-            self._meter_failed(OUTCOME_INDEXES[outcome], cached)
+            self._fail(OUTCOME_INDEXES[outcome], cached)
             self._row.note_error(one_line(error.reason))
             level = self._level(STATUS_CODES if unexpected else FAILURES)
         if cached:
@@ -105,11 +112,12 @@ class EntryReport:
             cache = None if cached is None else "hit" if cached else "miss"
             level(message, **fields, **self._name, target=self._target, reason=error.reason, cache=cache)
 
-    def _meter_failed(self, index: int, cached: bool | None) -> None:
-        """Count a request that failed with this one of OUTCOMES, unless the cache had an answer."""
+    def _fail(self, index: int, cached: bool | None) -> None:
+        """The request failed with this one of OUTCOMES, unless the cache had an answer."""
+        index = CACHED if cached else index
         if self._meter is not None:
-            seconds = time.monotonic() - self._row.began
-            self._meter.count_index(self.listener, CACHED if cached else index, seconds)
+            self._meter.count_index(self.listener, index, time.monotonic() - self._row.began)
+        self._trace(index)
 
     def unexpected(self, message: str, problem: str, status: int, fields: Mapping[str, object]) -> None:
         """The request was answered with a status code that the entry does not expect."""
@@ -118,6 +126,10 @@ class EntryReport:
         level = self._level(STATUS_CODES)
         if level:
             level(message, **fields, **self._name, target=self._target, reason=problem, status=status)
+
+    def _trace(self, index: int) -> None:
+        if self._tracer is not None and self._tracer.current is not None:
+            self._tracer.current.decided(OUTCOMES[index])
 
     def _level(self, kind: int) -> Callable[..., None] | None:
         """The method that logs a line about a problem of this kind: `error` for the first one, else `info`."""

@@ -6,8 +6,12 @@ Identifiers are made only when a line is written: 8 random bytes cost as much as
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from pfxhttpd.io.handoff import Connection
+
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import RequestTrace
 
 
 def session_id(connection: Connection) -> str:
@@ -23,12 +27,13 @@ def connection_fields(connection: Connection) -> dict[str, str]:
 
 
 class LogContext:
-    """The fields of all lines about one request: the connection's, and a `sub_session` of the request's own."""
+    """The fields of all lines about one request: the connection's, a `sub_session` of the request's own, and the
+    identifiers of its trace if it is traced."""
 
-    __slots__ = ("_connection", "_fields")
+    __slots__ = ("_connection", "_fields", "_trace")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, trace: RequestTrace | None = None) -> None:
+        self._connection, self._trace = connection, trace
         self._fields: dict[str, str] | None = None
 
     @property
@@ -39,4 +44,6 @@ class LogContext:
                 "sub_session": os.urandom(8).hex(),
                 "client": self._connection.peer,
             }
+            if self._trace is not None:
+                self._fields.update(self._trace.ids)
         return self._fields

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from pfxhttpd.config.settings import Entry
+from pfxhttpd.config.settings import POLICY_SERVICE, Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
@@ -16,26 +17,34 @@ from pfxhttpd.service.cache_buffer import CacheBuffer
 from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.wire import policy
 
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
+
 _NO_SUCH_POLICY = "DEFER Temporary server problem"
 
 
 class PolicyService:
     """Answers the requests of policy clients. A connection's listener names the policy."""
 
-    def __init__(self, backends: Mapping[str, Backend], cache: CacheBuffer, logger: Logger) -> None:
-        self._backends, self._cache, self._log = backends, cache, logger
+    def __init__(
+        self, backends: Mapping[str, Backend], cache: CacheBuffer, logger: Logger, tracer: Tracer | None = None
+    ) -> None:
+        self._backends, self._cache, self._log, self._tracer = backends, cache, logger, tracer
 
     def handle(self, connection: Connection) -> bytes | None:
         """The reply to the next request in `connection.unread`, which is consumed; None if it is not complete.
 
         Raises `wire.ProtocolError` for a request that is malformed; it cannot be answered.
         """
+        trace = self._tracer.begin() if self._tracer is not None else None
         taken = policy.parse(connection.unread)
         if taken is None:
             return None
         attributes, used = taken
         connection.unread = connection.unread[used:]
-        log, context = self._log, LogContext(connection)
+        if trace is not None:
+            trace.decoded(POLICY_SERVICE, connection.name, connection.name)
+        log, context = self._log, LogContext(connection, trace)
         if log.debug:
             log.debug("Received request", **context.fields, policy=connection.name, attributes=attributes)
         backend = self._backends.get(connection.name)

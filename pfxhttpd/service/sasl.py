@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
-from pfxhttpd.config.settings import Entry
+from pfxhttpd.config.settings import DOVECOT_SASL, Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
@@ -25,6 +26,9 @@ from pfxhttpd.wire.dovecot_exchange import Attempt
 from pfxhttpd.wire.dovecot_lines import take_line
 from pfxhttpd.wire.mechanisms import PASSWORD_MECHANISMS, TOKEN_MECHANISMS, Mechanism
 from pfxhttpd.wire.recognize import DOVECOT, recognize
+
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
 
 DISCONNECT = "disconnect"
 
@@ -55,9 +59,10 @@ class SaslService:
         backends: Mapping[str, Backend],
         logger: Logger,
         token_logins: Mapping[str, TokenLogin] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`token_logins` validate the tokens for the entries that accept tokens, by name of the entry."""
-        self._backends, self._log = backends, logger
+        self._backends, self._log, self._tracer = backends, logger, tracer
         self._token_logins = token_logins or {}
 
     def handle(self, connection: Connection) -> bytes | None:
@@ -84,16 +89,20 @@ class SaslService:
         for _ in range(MAX_LINES):
             line, used = taken
             connection.unread = connection.unread[used:]
-            reply = self._answer(backend, session, line, LogContext(connection))
+            reply = self._answer(backend, session, line, connection)
             taken = None if reply else take_line(connection.unread)
             if taken is None:
                 break
         connection.state = session.freeze()
         return reply
 
-    def _answer(self, backend: Backend | None, session: SaslSession, line: bytes, context: LogContext) -> bytes:
+    def _answer(self, backend: Backend | None, session: SaslSession, line: bytes, connection: Connection) -> bytes:
         """The bytes to send for one line, b"" for none. Raises CloseConnection."""
+        trace = self._tracer.begin() if self._tracer is not None else None
+        context = LogContext(connection, trace)
         result = session.receive_line(line)
+        if trace is not None and result.attempt:
+            trace.decoded(DOVECOT_SASL, connection.name, connection.name)
         if result.note and self._log.debug:
             self._log.debug("SASL line", **context.fields, note=result.note)
         if result.close:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from pfxhttpd.config.settings import SOCKET_MAP
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
@@ -18,6 +20,9 @@ from pfxhttpd.service.log_limit import MinuteLimit
 from pfxhttpd.wire import socketmap
 from pfxhttpd.wire.socketmap import OK, PERM, BadQuery, SocketMapReply
 
+if TYPE_CHECKING:
+    from pfxhttpd.io.otlp.tracer import Tracer
+
 _NO_SUCH_MAP = SocketMapReply(PERM, "no such map")
 
 
@@ -31,9 +36,10 @@ class SocketMapService:
         reply_limit: int,
         metrics: ListenerMetrics,
         logger: Logger,
+        tracer: Tracer | None = None,
     ) -> None:
         self._backends, self._cache, self._limit, self._log = backends, cache, reply_limit, logger
-        self._metrics = metrics
+        self._metrics, self._tracer = metrics, tracer
         self._unknown = MinuteLimit()
 
     def handle(self, connection: Connection) -> bytes | None:
@@ -41,16 +47,19 @@ class SocketMapService:
 
         Raises `wire.ProtocolError` if the framing is broken.
         """
+        trace = self._tracer.begin() if self._tracer is not None else None
         taken = socketmap.parse(connection.unread)
         if taken is None:
             return None
         query, used = taken
         connection.unread = connection.unread[used:]
-        log, context = self._log, LogContext(connection)
+        log, context = self._log, LogContext(connection, trace)
         if isinstance(query, BadQuery):
             if log.info:
                 log.info("Malformed request", **context.fields, reply=query.reply.status)
             return socketmap.encode(query.reply, self._limit)
+        if trace is not None:
+            trace.decoded(SOCKET_MAP, query.name if query.name in self._backends else "", connection.name)
         if log.debug:
             log.debug("Received request", **context.fields, map=query.name, key=query.key)
         backend = self._backends.get(query.name)

@@ -63,7 +63,7 @@ def preload(*packages: str) -> None:
     for name in _OPTIONAL.split():
         _import_if_installed(name)
     for name in packages:
-        for module in _modules_of(name, ("__main__",)):
+        for module in _modules_of(name, ("__main__", "otlp")):  # which needs packages that are optional
             importlib.import_module(module)
     for library in _LIBRARIES:
         _load_library(library)

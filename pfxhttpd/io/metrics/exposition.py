@@ -204,6 +204,14 @@ def _server(snapshot: Snapshot) -> Iterator[Metric]:
         ("result",),
         (((result,), count) for result, count in snapshot["reloads"].items()),
     )
+    spans, requests = snapshot["lost_traces"]
+    yield _counter("pfxhttp_lost_spans", "Spans of traces that could not be sent.", (), _one(spans))
+    yield _counter(
+        "pfxhttp_untraced_requests",
+        "Requests that were to be traced and were not, because too many spans waited to be sent.",
+        (),
+        _one(requests),
+    )
     yield _gauge(
         "pfxhttp_last_reload_successful",
         "0 if the last reload failed.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pfxhttpd.io.scoreboard.cells import CELLS, Cells
+from pfxhttpd.io.scoreboard.lost_traces import LostTraces
 from pfxhttpd.io.scoreboard.rows import FREE, STARTING, STATES, CacheRow, PoolRow, TargetRow, WorkerRow
 
 WORKERS, POOLS, TARGETS = 4096, 256, 1024
@@ -39,11 +40,16 @@ class Scoreboard:
     """Row 0 belongs to the board as a whole, row 1 to the cache; then come the pools, the targets and the workers."""
 
     PARKED, ROWS, GENERATION, ARRIVED, GONE, DECLINED, PARKING_BEAT, CACHE_BEAT, ACCEPT_FAILED, METRICS_BEAT = range(10)
+    LOST_TRACES = METRICS_BEAT + 1
+    """The first of the last cells of this row."""
+    LOST_TRACES_LOCK = TARGETS
+    """The byte of the lock file behind those of the targets."""
 
     def __init__(self) -> None:
         self.cells = Cells(2 + POOLS + TARGETS + WORKERS)
         self._lock_file = os.memfd_create("scoreboard", os.MFD_CLOEXEC)
         ints = self.cells.ints
+        self.lost_traces = LostTraces(self.cells, self.LOST_TRACES, self._lock_file, self.LOST_TRACES_LOCK)
         self._states = ints[_TARGETS + TargetRow.STATE : _WORKERS : CELLS]
         self._held = ints[_WORKERS + WorkerRow.HELD :: CELLS]
         self._taken = ints[_WORKERS + WorkerRow.TAKEN :: CELLS]

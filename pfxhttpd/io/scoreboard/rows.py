@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Callable, Sequence
 
+from pfxhttpd.io.scoreboard.byte_lock import ByteLock
 from pfxhttpd.io.scoreboard.cells import Cells
 from pfxhttpd.rules.breaker import MAX_KEYS
 
@@ -143,7 +142,7 @@ LOG_INTERVAL = 60.0
 """Seconds without a problem of a kind after which the next one counts as the first, and between two counts."""
 
 
-class TargetRow:
+class TargetRow(ByteLock):
     """A target's circuit breaker: numbers that change together, written by whichever process holds the `lock`.
 
     A reader without the lock may see some of them changed and some not, never half a number. The row also holds which
@@ -155,12 +154,10 @@ class TargetRow:
     LOGGED = KEYS + MAX_KEYS
     """For each kind of problem two cells: when a line was written (monotonic seconds; 0: none is known), and how many
     problems there have been since."""
-    TRIES, PAUSE = 20, 0.001
-    """How often the lock is tried, and the seconds between two attempts. It is held for microseconds, unless its holder
-    is stopped; then the others go on without it."""
 
     def __init__(self, cells: Cells, base: int, lock_file: int, index: int) -> None:
-        self._ints, self._floats, self._lock_file, self._index = cells.ints, cells.floats, lock_file, index
+        super().__init__(lock_file, index)
+        self._ints, self._floats = cells.ints, cells.floats
         self._state, self._failures, self._since = base + self.STATE, base + self.FAILURES, base + self.SINCE
         self._keys = cells.ints[base + self.KEYS : base + self.KEYS + MAX_KEYS]
         self._logged = base + self.LOGGED
@@ -220,16 +217,3 @@ class TargetRow:
         for kind in (FAILURES, STATUS_CODES):
             self._floats[self._logged + 2 * kind] = 0.0
             self._ints[self._logged + 2 * kind + 1] = 0
-
-    def lock(self) -> bool:
-        """Lock the row in order to read, decide and write as one step; call `unlock` soon. False: it is not available."""
-        for _ in range(self.TRIES):
-            try:
-                fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._index)
-                return True
-            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, depending on the system (fcntl(2))
-                time.sleep(self.PAUSE)
-        return False
-
-    def unlock(self) -> None:
-        fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 1, self._index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from requests import PreparedRequest, exceptions
+from requests.structures import CaseInsensitiveDict
 from urllib3.util import parse_url
 
 _FRAMING = ("content-length", "transfer-encoding", "connection")
@@ -35,6 +36,19 @@ class RenderedRequest(PreparedRequest):
         self.origin = (url.scheme or "http", (url.host or "").strip("[]"), port)
         self._authority = f"{url.host}:{url.port}" if url.port else url.host or ""
         self.head = self._render_head(self.path_url, {})
+
+    def with_header(self, name: str, value: str) -> RenderedRequest:
+        """A copy that has one more header field, or another value of it. Only ASCII without line breaks is allowed."""
+        made = RenderedRequest()
+        made.__dict__.update(self.__dict__)
+        made.headers = CaseInsensitiveDict(self.headers or {})
+        if name in made.headers:
+            made.headers[name] = value
+            made.render()
+        else:
+            made.headers[name] = value
+            made.head = self.head + f"{name}: {value}\r\n".encode("ascii")
+        return made
 
     def proxy_head(self, more: Mapping[str, str]) -> bytes:
         """The head for a proxy, with the whole URL in the request line (RFC 9112 section 3.2.2). `more` are headers."""
