@@ -247,6 +247,45 @@ def log_and_title() -> None:
     log.info("x", error=ValueError("b\u00fccher"))
 
 
+def send_traces() -> None:
+    """To a collector that takes them, and to one that is not there; `load` has been called before, as by the master."""
+    import ssl
+
+    from pfxhttpd.config.settings import Observability
+    from pfxhttpd.io.otlp.tracer import Tracer
+    from pfxhttpd.io.transport.adapter import Transport
+    from pfxhttpd.io.transport.session import DirectSession
+
+    for port, lost in ((_serve(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 0), (1, 4)):
+        session = DirectSession(Transport(ssl.create_default_context()))
+        tracer = Tracer(Observability(otel_exporter_otlp_endpoint=f"http://127.0.0.1:{port}"), session)
+        trace = tracer.begin()
+        assert trace is not None
+        trace.decoded("socket_map", "m", "l")
+        trace.start_exchange("POST /", {"server.port": 80}).fail(ConnectionError())
+        trace.decided("failed")
+        tracer.finish()
+        tracer.close()
+        assert tracer.take_losses() == (lost, 0), tracer.problem
+
+
+def send_metrics() -> None:
+    import ssl
+
+    from prometheus_client.core import CounterMetricFamily
+
+    from pfxhttpd.config.settings import Observability
+    from pfxhttpd.io.otlp.metric_exporter import MetricExporter
+    from pfxhttpd.io.transport.adapter import Transport
+    from pfxhttpd.io.transport.session import DirectSession
+
+    family = CounterMetricFamily("a", "A.", value=1)
+    port = _serve(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    session = DirectSession(Transport(ssl.create_default_context()))
+    settings = Observability(otel_exporter_otlp_endpoint=f"http://127.0.0.1:{port}")
+    assert MetricExporter(settings, session).send([family], 1.0) == ""
+
+
 def find_what_only_the_jail_knows() -> None:
     import socket
 
@@ -272,12 +311,16 @@ EVERYWHERE: tuple[Callable[[], None], ...] = (
     use_tls,
     show_metrics,
     log_and_title,
+    send_traces,
+    send_metrics,
 )
 
 
 def main(root: str) -> dict[str, Any]:
-    from pfxhttpd.io import jail
+    from pfxhttpd.config.settings import Observability
+    from pfxhttpd.io import jail, otlp
 
+    otlp.load(Observability(otel_enabled=True, otel_traces_enabled=True, otel_metrics_enabled=True))
     jail.preload("pfxhttpd")
     if root != "-":
         identity = jail.resolve("nobody", "", root)

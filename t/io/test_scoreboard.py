@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pfxhttpd.io.scoreboard import WORKERS, Scoreboard, padded
@@ -134,3 +136,32 @@ def test_there_is_an_end_to_the_rows(board):
         board.allocate_worker(0, 1, 1)
     with pytest.raises(RuntimeError, match=str(WORKERS)):
         board.allocate_worker(0, 1, 1)
+
+
+def test_lost_traces_are_logged_once_a_minute_for_all(board):
+    lost = board.lost_traces
+    assert lost.add(0, 0, now=100.0) is None
+    assert lost.add(4, 1, now=100.0) == (4, 1)
+    assert lost.add(2, 0, now=159.9) is None
+    assert lost.add(0, 3, now=160.0) == (2, 3)
+    assert lost.add(0, 0, now=300.0) is None
+    assert lost.total == (6, 4)
+
+
+def test_what_no_line_was_due_for_is_in_the_next_one(board):
+    lost = board.lost_traces
+    lost.add(1, 0, now=100.0)
+    lost.add(5, 0, now=110.0)
+    assert lost.add(0, 0, now=170.0) == (5, 0)
+
+
+def test_no_loss_of_a_worker_is_forgotten(board):
+    """Two processes add at the same time."""
+    if (child := os.fork()) == 0:
+        for _ in range(300):
+            board.lost_traces.add(1, 2, now=1.0)
+        os._exit(0)
+    for _ in range(300):
+        board.lost_traces.add(1, 2, now=1.0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert board.lost_traces.total == (600, 1200)

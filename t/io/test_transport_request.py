@@ -131,3 +131,20 @@ def test_ipv6(way: Way):
 def test_nobody_there(way: Way):
     with ports.refusing() as port:
         assert way.outcome(f"http://127.0.0.1:{port}/").error == "ConnectionError"
+
+
+def test_one_more_header_for_one_request(way: Way):
+    request = way.prepare("http://server.example/path", b"x", Content_Type="x/y")
+    more = request.with_header("traceparent", "00-1-2-01")
+    assert b"traceparent" not in request.head and request.headers.get("traceparent") is None
+    line, headers, body = heard(way, more)
+    assert line == b"POST /path HTTP/1.1" and body == b"x"
+    assert [header for header in headers if header.startswith(b"traceparent")] == [b"traceparent: 00-1-2-01"]
+    assert b"traceparent: 00-1-2-01\r\n" in more.proxy_head({"proxy-authorization": "x"})
+
+
+def test_a_header_is_not_sent_twice(way: Way):
+    request = way.prepare("http://server.example/path", b"x", Traceparent="configured")
+    more = request.with_header("traceparent", "00-1-2-01")
+    assert more.head.lower().count(b"traceparent") == 1 and b": 00-1-2-01\r\n" in more.head
+    assert b"configured" in request.head

@@ -42,3 +42,9 @@ def configuration(
     settings.update(server)
     sections = {"socket_maps": socket_maps, "policy_services": policy_services, "dovecot_sasl": dovecot_sasl}
     return {"server": settings, **{name: dict(entries) for name, entries in sections.items() if entries}}
+
+
+def traces(endpoint: str, **more: Any) -> dict[str, Any]:
+    """The section `server.observability` that sends a trace of each request to a collector."""
+    keys = {"otel_enabled": True, "otel_traces_enabled": True, "otel_exporter_otlp_endpoint": endpoint}
+    return {**keys, **more}

@@ -18,7 +18,8 @@ from kit import ports
 from kit.backend import Backend, ServerTls
 from kit.certificates import Authority
 from kit.clients import Policy, SocketMap
-from kit.configuration import configuration, listener, policy, socket_map
+from kit.collector import decode
+from kit.configuration import configuration, listener, policy, socket_map, traces
 from kit.daemon import Daemon, clean_environment
 from kit.needs import needs
 from kit.places import reachable
@@ -130,6 +131,32 @@ def test_a_jail_with_nothing_but_three_files(api: Backend, authority: Authority,
         assert shown.sum("pfxhttp_application_requests_total", outcome="found") == 2
         assert shown.sum("pfxhttp_certificate_expiry_timestamp_seconds", certificate="server.tls.cert") > 1e9
         assert not shown.label_values("role")  # there is no /proc in the jail
+
+
+def test_traces_out_of_the_jail(api: Backend, authority: Authority, jail: Path) -> None:
+    """By TLS, with the certificates of `server.tls`, to a name that only the jail knows; not enabled by a reload."""
+    api.answer("/v1/traces")
+    config = jailed(api, authority, jail, listener("socket_map", "m", port := ports.free()))
+    with_traces = jailed(
+        api,
+        authority,
+        jail,
+        listener("socket_map", "m", port),
+        observability=traces(api.url("", host=NAME), otel_sample_ratio=1),
+    )
+    with Jailed(with_traces) as daemon:
+        api.forget()
+        with SocketMap(("127.0.0.1", port)) as client:
+            assert client.ask("m", "someone@example.com") == "OK over TLS"
+        (sent,) = api.wait_requests(1, "/v1/traces")
+        assert {span.name for span in decode(sent.content)} == {"socket_map m", "decode", "POST /map", "encode"}
+        assert sent.server_name == NAME
+    with Jailed(config) as daemon:
+        daemon.write(with_traces)
+        inside = jail / daemon.config_path.relative_to("/")
+        inside.parent.mkdir(parents=True)
+        inside.write_text(daemon.config_path.read_text())
+        assert "otel_enabled: a reload cannot change this inside a chroot; restart" in daemon.reload()
 
 
 def directories_open(pid: int) -> list[str]:

@@ -1,0 +1,98 @@
+"""Which requests are traced, and what becomes of the spans, at a tracer in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from requests import PreparedRequest, Response, Session, exceptions
+
+from pfxhttpd.config.settings import Observability
+from pfxhttpd.io.otlp import span_queue
+from pfxhttpd.io.otlp.tracer import Tracer
+
+
+class Answers(Session):
+    """A collector without a network: the requests that it was sent, and what comes of each."""
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__()
+        self.status, self.sent = status, 0
+
+    def send(self, request: PreparedRequest, **_: Any) -> Response:
+        self.sent += 1
+        if not self.status:
+            raise exceptions.InvalidURL("no such place")
+        response = Response()
+        response.status_code = self.status
+        return response
+
+
+@pytest.fixture(autouse=True)
+def _logger() -> Iterator[None]:
+    logger = logging.getLogger("opentelemetry")
+    before = logger.handlers[:], logger.propagate
+    yield
+    logger.handlers, logger.propagate = before
+
+
+def trace_one(tracer: Tracer) -> int:
+    """Trace a request, if it is to be traced. Returns its identifier, else 0."""
+    trace = tracer.begin()
+    if trace is None:
+        tracer.finish()
+        return 0
+    trace.decoded("socket_map", "m", "l")
+    trace.decided("found")
+    tracer.finish()
+    return int(trace.ids["trace_id"], 16)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
+def test_the_ratio_is_kept_as_the_sdk_keeps_it(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that gets the identifier and has the same ratio decides the same."""
+    monkeypatch.setattr(span_queue, "QUEUE_SIZE", 1 << 16)
+    tracer, sampler = Tracer(Observability(otel_sample_ratio=ratio), Answers()), TraceIdRatioBased(ratio)
+    traced = [identifier for _ in range(2000) if (identifier := trace_one(tracer))]
+    assert abs(len(traced) - 2000 * ratio) <= 120  # six standard deviations
+    assert len(set(traced)) == len(traced)
+    assert all(sampler.should_sample(None, identifier, "x").decision.is_sampled() for identifier in traced)
+    tracer.close()
+    assert tracer.take_losses() == (0, 0)
+
+
+def test_what_is_no_request_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = Answers()
+    tracer = Tracer(Observability(), collector)
+    assert tracer.begin() is not None and tracer.sampled
+    tracer.finish()
+    assert not tracer.sampled and tracer.current is None
+    tracer.close()
+    assert collector.sent == 0
+
+
+@pytest.mark.parametrize(("status", "problem"), [(404, "it responded with status code 404"), (0, "no such place")])
+def test_what_cannot_be_sent_is_counted(status: int, problem: str) -> None:
+    tracer = Tracer(Observability(), Answers(status))
+    trace_one(tracer)
+    tracer.close()
+    assert tracer.take_losses() == (3, 0)
+    assert tracer.take_losses() == (0, 0)
+    assert tracer.problem == problem
+
+
+def test_a_full_queue_stops_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No span of a request is lost that has identifiers: it was decided before."""
+    monkeypatch.setattr(span_queue, "QUEUE_SIZE", 128)
+    monkeypatch.setattr(span_queue, "SEND_INTERVAL", 1000.0)
+    collector = Answers()
+    tracer = Tracer(Observability(), collector)
+    traced = [trace_one(tracer) for _ in range(40)]
+    assert traced[:33].count(0) == 0 and traced[33:] == [0] * 7
+    assert tracer.take_losses() == (0, 7)
+    tracer.close()
+    assert collector.sent == 1 and tracer.take_losses() == (0, 0)
+    assert trace_one(tracer)
