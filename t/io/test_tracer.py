@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from requests import PreparedRequest, Response, Session, exceptions
 
@@ -72,6 +73,30 @@ def test_what_is_no_request_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert not tracer.sampled and tracer.current is None
     tracer.close()
     assert collector.sent == 0
+
+
+def test_a_repeated_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a response with 401, with another token."""
+    tracer = Tracer(Observability(), Answers())
+    recorded: list[ReadableSpan] = []
+    monkeypatch.setattr(tracer._queue, "on_end", recorded.append)
+    trace = tracer.begin()
+    assert trace is not None
+    trace.decoded("policy_service", "p", "p")
+    shared = {"server.port": 80}
+    first, second = trace.start_exchange("POST /", shared), trace.start_exchange("POST /", shared)
+    assert len({first.traceparent, second.traceparent}) == 2
+    first.end(401, expected=False)
+    second.end(200, expected=True)
+    trace.decided("found")
+    tracer.finish()
+    exchanges = [dict(span.attributes or {}) for span in recorded if span.name == "POST /"]
+    assert exchanges == [
+        {"server.port": 80, "http.response.status_code": 401, "error.type": "401"},
+        {"server.port": 80, "http.response.status_code": 200, "http.request.resend_count": 1},
+    ]
+    assert shared == {"server.port": 80}
+    assert not recorded[-1].status.description and recorded[-1].status.is_unset
 
 
 @pytest.mark.parametrize(("status", "problem"), [(404, "it responded with status code 404"), (0, "no such place")])

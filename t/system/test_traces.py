@@ -197,6 +197,16 @@ def test_traces_outlive_a_worker(traced: Traced, collector: Collector) -> None:
             os.kill(other, signal.SIGCONT)
 
 
+def test_signals_are_for_the_main_thread(traced: Traced) -> None:
+    """The other one would swallow those that have to interrupt a system call: of the supervisor, and of the master's death."""
+    for pid in traced.daemon.workers():
+        (other,) = {int(name) for name in os.listdir(f"/proc/{pid}/task")} - {pid}
+        lines = Path(f"/proc/{pid}/task/{other}/status").read_text().splitlines()
+        blocked = int(next(line for line in lines if line.startswith("SigBlk")).split()[1], 16)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM):
+            assert blocked >> (number - 1) & 1, number
+
+
 def test_what_is_secret_or_personal_is_in_no_span(traced: Traced, collector: Collector) -> None:
     """Of all spans that the tests above have caused: neither credentials nor keys nor users, in no spelling."""
     bodies = b"".join(request.content for request in collector.requests(PATH))
