@@ -28,6 +28,7 @@ STATUS_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 RESULTS = ("success", "error", "timeout")
 """success: the entry can use the response; error: it cannot, or there is none; timeout: there was none in time."""
 SUCCESS, ERROR, TIMEOUT = range(len(RESULTS))
+_RESULTS = len(RESULTS)
 
 ANY_LISTENER = ""
 """Stands for the listener of a connection whose own listener was removed by a reload."""
@@ -41,26 +42,27 @@ class EntryMeter:
     """Counts the requests of one entry. `by_listener` has the first series of each listener's outcomes, `backend` is the
     first series of the HTTP requests."""
 
-    __slots__ = ("_backend", "_by_listener", "_histograms")
+    __slots__ = ("_backend", "_by_listener", "_observe")
 
     def __init__(self, histograms: Histograms, by_listener: Mapping[str, int], backend: int) -> None:
-        self._histograms, self._by_listener, self._backend = histograms, by_listener, backend
+        self._observe, self._by_listener, self._backend = histograms.observe, by_listener, backend
 
     def count(self, listener: str, outcome: int, seconds: float) -> None:
         """A client's request has ended, with an outcome of `entry_counters`."""
-        self.count_index(listener, OUTCOME_INDEXES[outcome], seconds)
+        try:
+            self._observe(self._by_listener[listener] + OUTCOME_INDEXES[outcome], seconds)
+        except KeyError:
+            self.count_index(ANY_LISTENER, OUTCOME_INDEXES[outcome], seconds)
 
     def count_index(self, listener: str, index: int, seconds: float) -> None:
         """A client's request has ended, with this one of OUTCOMES."""
-        first = self._by_listener.get(listener)
-        if first is None:
-            first = self._by_listener[ANY_LISTENER]
-        self._histograms.observe(first + index, seconds)
+        first = self._by_listener.get(listener, self._by_listener[ANY_LISTENER])
+        self._observe(first + index, seconds)
 
     def count_exchange(self, status: int, result: int, seconds: float) -> None:
         """An HTTP request has ended with this status code, 0 without a response, and this one of RESULTS."""
         row = status // 100 if 100 <= status <= 599 else 0
-        self._histograms.observe(self._backend + row * len(RESULTS) + result, seconds)
+        self._observe(self._backend + row * _RESULTS + result, seconds)
 
 
 class RequestMetrics:

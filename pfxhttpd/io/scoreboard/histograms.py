@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 60.0)
@@ -40,15 +40,12 @@ class Histograms:
         self.bounds = tuple(bounds)
         self._series, self._width = series, len(bounds) + 1
         self._memory = mmap.mmap(-1, max(1, series) * (1 + self._width) * 8)
-        self._sums = memoryview(self._memory)[: series * 8].cast("d")
+        sums = memoryview(self._memory)[: series * 8].cast("d")
         self._cells = memoryview(self._memory)[series * 8 :].cast("q")
         self._seen = bytes(series * 8)
+        self.observe = _observer(self._cells, sums, self.bounds)
+        """Counts an event of a series that took so many seconds."""
         self._seen_cells: dict[int, list[int]] = {}
-
-    def observe(self, series: int, seconds: float) -> None:
-        """An event of the series took so long."""
-        self._cells[series * self._width + bisect_left(self.bounds, seconds)] += 1
-        self._sums[series] += seconds  # last: its change shows that the series has changed
 
     def count(self, series: int) -> None:
         """An event of a series has occurred whose events have no duration."""
@@ -75,3 +72,14 @@ class Histograms:
         earlier = self._seen_cells.get(series) or [0] * self._width
         self._seen_cells[series] = cells
         return [count - seen for count, seen in zip(cells, earlier, strict=True)]
+
+
+def _observer(cells: memoryview[int], sums: memoryview[float], bounds: Sequence[float]) -> Callable[[int, float], None]:
+    """The function that counts. It is called twice for each request, and what it uses is at hand in a closure."""
+    width = len(bounds) + 1
+
+    def observe(series: int, seconds: float) -> None:
+        cells[series * width + bisect_left(bounds, seconds)] += 1
+        sums[series] += seconds  # last: its change shows that the series has changed
+
+    return observe
