@@ -200,14 +200,15 @@ def prepare(
 
 
 def _load_otlp(server: Server, reload: bool) -> None:
-    """Import what is needed to send traces or metrics, if there are to be any. Raises SetupError."""
+    """Import what is needed to send traces or metrics, if there are to be any. Raises SetupError.
+
+    At a reload the files may be out of reach, in a chroot or for the user that the server has become.
+    """
     try:
         otlp.load(server.observability)
     except SetupError as error:
-        if reload and server.chroot:
-            reason = "server.observability.otel_enabled: a reload cannot change this inside a chroot; restart"
-            raise SetupError(reason) from error
-        raise SetupError(f"server.observability.otel_enabled: {error}", exit_code=os.EX_CONFIG) from error
+        hint = "; if they are installed, only a restart can load them" if reload else ""
+        raise SetupError(f"server.observability.otel_enabled: {error}{hint}", exit_code=os.EX_CONFIG) from error
 
 
 def _listening_socket(
