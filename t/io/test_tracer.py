@@ -99,7 +99,10 @@ def test_a_repeated_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not recorded[-1].status.description and recorded[-1].status.is_unset
 
 
-@pytest.mark.parametrize(("status", "problem"), [(404, "it responded with status code 404"), (0, "no such place")])
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [(404, "it responded with status code 404"), (302, "it responded with status code 302"), (0, "no such place")],
+)
 def test_what_cannot_be_sent_is_counted(status: int, problem: str) -> None:
     tracer = Tracer(Observability(), Answers(status))
     trace_one(tracer)

@@ -141,6 +141,7 @@ def test_the_trace_of_a_login(traced: Traced) -> None:
     """One trace for the attempt, none for the other lines; a wrong password is no error."""
     mark = traced.daemon.log.position
     with Sasl(("127.0.0.1", traced.ports["dovecot_sasl"])) as client:
+        assert client.auth("UNKNOWN").startswith("FAIL")
         assert client.plain("ann@example.test", "s3cret-password").startswith("FAIL")
     spans = traced.trace(mark)
     assert set(spans) == {"dovecot_sasl here", "decode", "POST /login", "encode"}

@@ -33,7 +33,10 @@ class CollectorSession(Session):
         except RequestException as error:
             self.problem = str(error) or type(error).__name__
             raise
-        self.problem = "" if response.ok else f"it responded with status code {response.status_code}"
+        status = response.status_code
+        self.problem = "" if 200 <= status <= 299 else f"it responded with status code {status}"
+        if 300 <= status <= 399:
+            raise RequestException(self.problem)  # the exporters would take it for a success
         return response
 
 

@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics import export
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
-from requests import Session
+from requests import RequestException, Session
 
 from pfxhttpd import __version__
 from pfxhttpd.config.settings import Observability
@@ -42,10 +42,11 @@ class MetricExporter:
         moments = int(self._started * _NANOSECONDS), time.time_ns()
         metrics = [metric for family in families for metric in _converted(family, *moments)]
         scope = export.ScopeMetrics(InstrumentationScope("pfxhttpd", __version__), metrics, "")
-        result = self._exporter.export(export.MetricsData([export.ResourceMetrics(self._resource, [scope], "")]))
-        if result is export.MetricExportResult.SUCCESS:
-            return ""
-        return self._session.problem or "they cannot be encoded"
+        try:
+            result = self._exporter.export(export.MetricsData([export.ResourceMetrics(self._resource, [scope], "")]))
+        except RequestException:  # from some versions of the SDK
+            return self._session.problem
+        return "" if result is export.MetricExportResult.SUCCESS else self._session.problem or "they cannot be encoded"
 
 
 def _converted(family: Metric, start: int, now: int) -> list[export.Metric]:

@@ -153,7 +153,9 @@ class RequestTrace:
 
     @property
     def ids(self) -> dict[str, str]:
-        """The fields of the request's log lines."""
+        """The fields of the request's log lines; none as long as it is not complete, since it may never be."""
+        if not self._decoded_at:
+            return {}
         return {"trace_id": f"{self._context.trace_id:032x}", "span_id": f"{self._context.span_id:016x}"}
 
     def decoded(self, component: str, name: str, listener: str) -> None:
