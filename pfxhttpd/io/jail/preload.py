@@ -39,9 +39,10 @@ _PACKAGES = """
     cryptography.hazmat.bindings.openssl cryptography.hazmat.primitives cryptography.hazmat.primitives.asymmetric
     cryptography.hazmat.primitives.serialization cryptography.x509
 """
+"""Those that are not installed are left out: jsonschema has needed referencing and jsonschema_specifications since 4.18."""
 
-_OPTIONAL = "brotli brotlicffi chardet simplejson socks zstandard"
-"""Packages that those above use if they are installed."""
+_OPTIONAL = "_suggestions brotli brotlicffi chardet simplejson socks zstandard"
+"""What those above, or the traceback of an error, use if it is installed."""
 
 _EXCLUDED = (
     *("tests", "__main__", "emscripten", "pyopenssl", "benchmarks", "http2", "cli", "help"),
@@ -58,8 +59,9 @@ def preload(*packages: str) -> None:
     for name in _MODULES.split():
         importlib.import_module(name)
     for name in _PACKAGES.split():
-        for module in _modules_of(name, _EXCLUDED):
-            _import_if_installed(module)
+        if _import_if_installed(name):
+            for module in _modules_of(name, _EXCLUDED):
+                _import_if_installed(module)
     for name in _OPTIONAL.split():
         _import_if_installed(name)
     for name in packages:
@@ -84,11 +86,13 @@ def _modules_of(package: str, left_out: Collection[str]) -> Iterator[str]:
             yield name
 
 
-def _import_if_installed(name: str) -> None:
+def _import_if_installed(name: str) -> bool:
+    """Whether the module could be imported. One that cannot be imported here could not be used outside the chroot, either."""
     try:
         importlib.import_module(name)
     except ImportError:
-        pass  # an optional part whose dependencies are not installed; it could not be used outside the chroot either
+        return False
+    return True
 
 
 def _load_library(library: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jose import jwk
 from jose.backends import RSAKey
 from jose.backends.base import Key
@@ -63,7 +64,8 @@ class EdDSAKey(Key):
 
     def to_dict(self) -> dict[str, str]:
         key = self._key.public_key() if isinstance(self._key, Ed25519PrivateKey) else self._key
-        x = base64.urlsafe_b64encode(key.public_bytes_raw()).rstrip(b"=").decode("ascii")
+        # public_bytes_raw() came with cryptography 40, and Debian 12 has an earlier version.
+        x = base64.urlsafe_b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).rstrip(b"=").decode("ascii")
         return {"alg": self._algorithm, "kty": "OKP", "crv": "Ed25519", "x": x}
 
 

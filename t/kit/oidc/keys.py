@@ -62,7 +62,9 @@ class SigningKey:
                 "y": number(point.y, size),
             }
         else:
-            members = {"kty": "OKP", "crv": "Ed25519", "x": b64(public.public_bytes_raw())}
+            # public_bytes_raw() came with cryptography 40, and Debian 12 has an earlier version.
+            raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+            members = {"kty": "OKP", "crv": "Ed25519", "x": b64(raw)}
         members |= {"kid": self.kid, "use": "sig", "alg": self.algorithm}
         return {name: value for name, value in {**members, **more}.items() if value is not None}
 
@@ -83,7 +85,10 @@ class SigningKey:
         if isinstance(private, ec.EllipticCurvePrivateKey):
             size = (private.curve.key_size + 7) // 8
             return self.public_jwk(d=number(private.private_numbers().private_value, size))
-        return self.public_jwk(d=b64(private.private_bytes_raw()))
+        raw = private.private_bytes(
+            serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+        )
+        return self.public_jwk(d=b64(raw))
 
     def pem(self, password: bytes = b"") -> str:
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
