@@ -7,11 +7,14 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pfxhttpd.__main__ import main
 from pfxhttpd.cli.parser import parser
+
+TREE = Path(__file__).resolve().parents[2]
 
 HEAVY = {"requests", "urllib3", "httptools", "jsonschema", "multiprocessing", "ssl", "pfxhttpd.service", "tomllib"}
 """What only a server, or a complete validation, needs."""
@@ -51,6 +54,11 @@ def test_four_ports_have_to_fit(port: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_file_that_is_no_command_is_explained(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line) == 64
     assert "(a configuration file is named with --config)" in capsys.readouterr().err
+
+
+def test_the_completions_are_up_to_date() -> None:
+    """Run contrib/completion/generate.py after a change of a command or an option."""
+    assert subprocess.run([sys.executable, TREE / "contrib/completion/generate.py", "--check"]).returncode == 0
 
 
 @pytest.mark.unmeasured
