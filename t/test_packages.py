@@ -1,4 +1,4 @@
-"""The packages depend on everything that setup.cfg asks for, in a version that is new enough, or contain it."""
+"""The packages have everything that setup.cfg asks for, in a version that is new enough, and the container's files fit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from pfxhttpd.config.load import load_text
+from pfxhttpd.config.settings import POLICY_SERVICE, SOCKET_MAP
 
 TREE = Path(__file__).resolve().parents[1]
 CONTRIB = TREE / "contrib"
@@ -48,3 +52,17 @@ def test_the_rpm_package_requires_all_that_is_required() -> None:
     requires = dict(re.findall(r"^Requires: +python3-(\w+) >= ([\d.]+)$", text, re.MULTILINE))
     names = {"PyYAML": "pyyaml", "prometheus_client": "prometheus_client"}
     assert {names.get(name, NAMES.get(name, name)): first for name, first in required().items()} == requires
+
+
+def test_postfix_in_the_compose_file_asks_the_listeners_of_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "api").write_text("user:password")
+    text = (CONTRIB / "container/pfxhttp.yml").read_text().replace("/run/secrets/", f"{tmp_path}/")
+    settings = load_text(text, "pfxhttp.yml", "yaml", {}).settings
+    services = yaml.safe_load((CONTRIB / "container/compose.yml").read_text())["services"]
+    lines = services["postfix"]["build"]["dockerfile_inline"]
+    maps = re.findall(r"socketmap:inet:pfxhttpd:(\d+):(\w+)", lines)
+    (policy,) = re.findall(r"check_policy_service inet:pfxhttpd:(\d+)", lines)
+    ports = {(listener.kind, listener.port) for listener in settings.server.listen}
+    assert ports == {(SOCKET_MAP, int(maps[0][0])), (POLICY_SERVICE, int(policy))}
+    assert {name for _, name in maps} == set(settings.entries[SOCKET_MAP])
+    assert services["pfxhttpd"]["volumes"] == ["./pfxhttp.yml:/etc/pfxhttp/pfxhttp.yml:ro"]
