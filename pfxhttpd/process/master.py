@@ -34,6 +34,7 @@ from pfxhttpd.process.field_hint import FieldHints
 from pfxhttpd.process.generation import GLOBAL, prepare
 from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.reload import Load, Reloader
+from pfxhttpd.process.spawner import freeze_memory
 from pfxhttpd.process.start_cleanup import StartCleanup
 from pfxhttpd.process.supervisor import Supervisor
 from pfxhttpd.rules import cache_key
@@ -123,7 +124,7 @@ class Master:
         if self._log.info:
             for listener in settings.server.listen:
                 self._log.info("Listening", listener=f"{listener.kind}:{listener.title}", address=listener.endpoint)
-        self._supervisor.freeze_memory()
+        freeze_memory()
         while True:
             now = time.monotonic()
             if not self._stop_deadline:

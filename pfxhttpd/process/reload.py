@@ -23,7 +23,8 @@ from pfxhttpd.process import control_server
 from pfxhttpd.process.child import Child, Slot, State
 from pfxhttpd.process.control_server import ControlClient
 from pfxhttpd.process.generation import Generation, prepare
-from pfxhttpd.process.supervisor import Supervisor, WorkerKey, worker_keys, worker_title
+from pfxhttpd.process.spawner import WorkerKey, freeze_memory, worker_keys, worker_title
+from pfxhttpd.process.supervisor import Supervisor
 
 START_TIMEOUT = 20.0
 """Seconds that a new generation's workers may take to be ready."""
@@ -96,7 +97,7 @@ class Reloader:
             return
         slots = {key: Slot(worker_title(generation, key)) for key in worker_keys(generation)}
         self._pending = PendingReload(generation, slots, time.monotonic() + START_TIMEOUT, clients)
-        self._supervisor.freeze_memory()
+        freeze_memory()
         try:
             for key, slot in slots.items():
                 slot.child = self._supervisor.fork_worker(generation, key)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import selectors
 import signal
@@ -16,31 +15,15 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
-from setproctitle import setproctitle
-
-from pfxhttpd.io import backend_connection_limit, handoff, listen
-from pfxhttpd.io.cache.client import CacheClient
 from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.scoreboard import Scoreboard
-from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
-from pfxhttpd.process import cache
-from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, METRICS_WANTED, READY, Child, Slot, State, fork
-from pfxhttpd.process.collector_session import collector_session
-from pfxhttpd.process.context import WorkerContext
+from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, METRICS_WANTED, READY, Child, Slot, State
 from pfxhttpd.process.deaths import Deaths
-from pfxhttpd.process.entry_totals import EntryTotals, entry_keys
+from pfxhttpd.process.entry_totals import EntryTotals
 from pfxhttpd.process.generation import GLOBAL, Generation
 from pfxhttpd.process.liveness import Liveness
-from pfxhttpd.process.metric_totals import MetricTotals, ProcessMetrics
-from pfxhttpd.process.parking import Parking
-from pfxhttpd.process.worker import Worker
-from pfxhttpd.service.request_metrics import RequestMetrics
-
-GC_THRESHOLD = 20_000
-"""Objects that are made, less those that are freed, before the collector looks at the youngest."""
-
-WorkerKey = tuple[str, int]
-"""A worker's slot: its pool's key and its number in the pool."""
+from pfxhttpd.process.metric_totals import MetricTotals
+from pfxhttpd.process.spawner import Spawner, WorkerKey, worker_keys, worker_title
 
 
 class Supervisor:
@@ -64,11 +47,7 @@ class Supervisor:
         self.cache = Slot("cache")
         self.metrics = Slot("metrics")
         self._on_metrics_wanted = on_metrics_wanted
-        self._cache_directory, self._authkey = cache_directory, os.urandom(32)
-        self.cache_client = CacheClient(cache_directory, self._authkey)
-        """The master's own connection to the cache; each worker makes one for itself."""
-        self._arrivals, self._arrivals_sender = handoff.socket_pair()
-        self._limit_file = backend_connection_limit.lock_file()
+        self._cache_directory = cache_directory
         self.unapplied_configs = 0
         """How many configurations parking has been sent and does not use yet."""
         self._to_drain: list[Child] = []
@@ -76,6 +55,9 @@ class Supervisor:
         self.totals = EntryTotals(time.monotonic())
         """What all workers since the start have counted."""
         self.metric_totals = MetricTotals()
+        self._spawner = Spawner(board, selector, self._open_sockets, cache_directory, self.totals, self.metric_totals)
+        self.cache_client = self._spawner.cache_client()
+        """The master's own connection to the cache; each worker makes one for itself."""
         self.processor_of_ended: defaultdict[str, float] = defaultdict(float)
         """Seconds of processor time of the processes that have ended, by role."""
         self.deaths = Deaths()
@@ -100,24 +82,25 @@ class Supervisor:
 
     def spawn_missing(self, now: float) -> list[str]:
         """Fork a child for every slot that is vacant and due. Returns why some could not be forked."""
-        wanted: list[tuple[Slot, Callable[[], Child]]] = [(self.parking, self._fork_parking)]
+        spawner = self._spawner
+        wanted: list[tuple[Slot, Callable[[], Child]]] = [(self.parking, lambda: spawner.parking(self.generation))]
         if self._wants_cache():
-            wanted.insert(0, (self.cache, self._fork_cache))
+            wanted.insert(0, (self.cache, lambda: spawner.cache(self.generation)))
         elif self.cache.child is not None:
             self.cache.child.dismiss()
         if self.generation.metered:
-            wanted.append((self.metrics, self._fork_metrics))
+            wanted.append((self.metrics, lambda: spawner.metrics(self.generation)))
         else:
             for child in self.metrics.children:
                 child.dismiss()
         for key in worker_keys(self.generation):
             slot = self.worker_slots.setdefault(key, Slot(worker_title(self.generation, key)))
-            wanted.append((slot, partial(self.fork_worker, self.generation, key)))
+            wanted.append((slot, partial(spawner.worker, self.generation, key)))
         failures = []
         for slot, fork_child in wanted:
             if slot.vacant and slot.due <= now:
                 try:
-                    child = fork_child()
+                    child = self._adopt(fork_child())
                     slot.add(child)
                     self.deaths.log_replacement(child, self.generation.logger)
                 except (OSError, RuntimeError) as error:
@@ -153,146 +136,24 @@ class Supervisor:
 
     # -- forks --------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def freeze_memory() -> None:
-        """Everything that is alive now is shared with each child; the collector must not touch its pages again."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(
-            GC_THRESHOLD
-        )  # requests make few cycles, and a look for them every 700 objects costs 2 % of a lookup
-
     def fork_worker(self, generation: Generation, key: WorkerKey) -> Child:
         """A worker of that generation; it waits for START. Raises OSError, RuntimeError."""
-        pool = generation.pools[key[0]]
-        title, client = worker_title(generation, key), generation.settings.server.http_client
-        sasl_sockets = generation.sasl_sockets()
-        listeners = {endpoint: sock for endpoint, sock in pool.listeners.items() if sock not in sasl_sockets}
-        row = self._board.allocate_worker(pool.index, key[1], generation.number)
-        counters = EntryCounters(entry_keys(generation.settings.entries))
-        metrics = ProcessMetrics(requests=RequestMetrics(generation.settings) if generation.metered else None)
-        metrics.listeners.rows = self._listener_rows(generation)
+        return self._adopt(self._spawner.worker(generation, key))
 
-        def run(channel: socket.socket) -> None:
-            context = WorkerContext(
-                title=title,
-                pool=pool.pool,
-                pool_row=self._board.pool(pool.index),
-                row=self._board.worker(row),
-                board=self._board,
-                counters=counters,
-                metrics=metrics,
-                listeners=listeners,
-                ready=pool.ready,
-                parking=self._arrivals_sender,
-                channel=channel,
-                max_connections=generation.max_connections,
-                generation=generation.number,
-                targets=generation.targets,
-                cache=CacheClient(self._cache_directory, self._authkey),
-                connection_limit=backend_connection_limit.ConnectionLimit(
-                    self._limit_file,
-                    client.max_connections_per_host,
-                    len(worker_keys(generation)),
-                    client.max_idle_connections,
-                    client.max_idle_connections_per_host,
-                ),
-            )
-            Worker(context, generation.settings, generation.tls, generation.logger).run()
-
-        wanted = {pool.ready, self._arrivals_sender, *listeners.values()}
-        try:
-            child = self._fork(f"worker {title}", run, generation, wanted, list(listeners.values()))
-        except OSError:
-            self._board.release_worker(row)
-            raise
-        child.row, child.counters, child.metrics = row, counters, metrics
-        self.totals.add(counters)
-        self.metric_totals.add(metrics)
-        self._board.set_pid(row, child.pid)
+    def _adopt(self, child: Child) -> Child:
+        self.children[child.pid] = child
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_message(child))
         return child
 
-    def _fork_parking(self) -> Child:
-        generation = self.generation
-        queues = {pool.index: pool.sender for pool in generation.pools.values()}
-        sasl_sockets, metrics = generation.sasl_sockets(), ProcessMetrics()
-        rows = self._listener_rows(generation)
-
-        def run(channel: socket.socket) -> None:
-            setproctitle("pfxhttpd: parking 0 clients")
-            config, logger = generation.parking_config(rows), generation.logger
-            listeners = metrics.listeners
-            Parking(self._arrivals, channel, queues, sasl_sockets, config, self._board, listeners, logger).run()
-
-        wanted = {self._arrivals, *queues.values(), *sasl_sockets}
-        child = self._fork("parking", run, generation, wanted, sasl_sockets)
-        child.metrics = metrics
-        self.metric_totals.add(metrics)
-        return child
-
-    def _listener_rows(self, generation: Generation) -> dict[str, int]:
-        """The rows of the listeners in the metrics."""
-        return self.metric_totals.rows(generation.settings.server.listen) if generation.metered else {}
-
-    def _fork_cache(self) -> Child:
-        logger = self.generation.logger
-
-        def on_error(reason: str) -> None:
-            if logger.error:
-                logger.error("Cache failed", reason=reason)
-
-        def run(channel: socket.socket) -> None:
-            cache.run(channel, self._cache_directory, self._authkey, self._board, on_error)
-
-        return self._fork("cache", run, self.generation, set(), [])
-
-    def _fork_metrics(self) -> Child:
-        from pfxhttpd.process.metrics import MetricsProcess  # `generation` has imported it, as it is needed
-
-        generation, port = self.generation, self.generation.metrics
-
-        def run(channel: socket.socket) -> None:
-            server = generation.settings.server
-            collector = collector_session(server, generation.tls) if server.observability.sends_metrics else None
-            MetricsProcess(channel, port, server.observability, self._board, generation.logger, collector).run()
-
-        sockets = [port.sock] if port else []
-        return self._fork("metrics", run, generation, set(sockets), sockets)
+    def _open_sockets(self) -> Iterable[socket.socket]:
+        """What no child may keep, unless it is given to it."""
+        yield from self._private()
+        yield from (child.channel for child in self.children.values())
+        yield from self.generation.sockets()
 
     def replace_metrics(self) -> None:
         """A new configuration is in effect: a metrics process with it takes the place of the present one."""
         self.metrics.replace = self.generation.metered and self.metrics.child is not None
-
-    def _fork(
-        self,
-        name: str,
-        run: Callable[[socket.socket], None],
-        generation: Generation,
-        wanted: set[socket.socket],
-        listeners: list[socket.socket],
-    ) -> Child:
-        """`listeners` are those of the `wanted` sockets that the child shuts down if it is orphaned."""
-
-        def unwanted() -> list[socket.socket]:
-            self._selector.close()
-            open_here = {self._arrivals, self._arrivals_sender, *self._private()}
-            open_here.update(child.channel for child in self.children.values())
-            for each in (generation, self.generation):
-                open_here.update(each.sockets())
-            return [sock for sock in open_here if sock not in wanted]
-
-        def on_error(error: str) -> None:
-            if generation.logger.error:
-                generation.logger.error("Internal error", process=name, pid=os.getpid(), error=error)
-
-        def on_orphaned() -> None:
-            for sock in listeners:
-                listen.shut_down(sock)
-
-        child = fork(name, run, unwanted, on_error, on_orphaned)
-        self.children[child.pid] = child
-        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_message(child))
-        return child
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -344,7 +205,7 @@ class Supervisor:
         added = [pool for pool in new.pools.values() if pool.key not in old.pools]
         sockets = [*(pool.sender for pool in added), *new.sasl_sockets()]
         try:
-            message = new.parking_config(self._listener_rows(new)).pack([pool.index for pool in added])
+            message = new.parking_config(self._spawner.listener_rows(new)).pack([pool.index for pool in added])
             socket.send_fds(parking.channel, [message], [sock.fileno() for sock in sockets])
             self.unapplied_configs += 1
         except OSError:
@@ -430,14 +291,3 @@ class Supervisor:
     def cache_responds(self, now: float) -> bool:
         """Whether the cache process has shown a heartbeat in time; true as well if there is none."""
         return self._liveness.responsive(self.cache.child, now)
-
-
-def worker_keys(generation: Generation) -> list[WorkerKey]:
-    """The worker slots of a generation."""
-    return [(pool.key, number) for pool in generation.pools.values() for number in range(1, pool.pool.max_workers + 1)]
-
-
-def worker_title(generation: Generation, key: WorkerKey) -> str:
-    """How `ps` names a worker: its number of how many, and its pool."""
-    pool = generation.pools[key[0]]
-    return f"{key[1]}/{pool.pool.max_workers} {pool.title}"

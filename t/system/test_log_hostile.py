@@ -76,8 +76,11 @@ OURS = {
     "Process replaced",
     "The server runs as root, because server.run_as_user is not set",
     "Cannot accept connections, trying again",
+    "Traces cannot be sent",
+    "Metrics cannot be sent",
+    "Metrics refused",
 }
-"""Messages whose fields only the program itself fills, with names and numbers of the configuration at most."""
+"""Messages whose fields only the program itself fills, with addresses, names and numbers of the configuration at most."""
 
 
 def messages() -> set[str]:

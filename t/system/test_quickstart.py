@@ -17,7 +17,16 @@ from kit import daemon, ports, proc
 from kit.clients import SocketMap
 from kit.logs import Log
 
-NEEDED = ("contrib/quickstart", "pfxhttpd", "setup.py", "setup.cfg", "README.md", "LICENSE")
+NEEDED = (
+    "contrib/quickstart",
+    "contrib/completion",
+    "man",
+    "pfxhttpd",
+    "setup.py",
+    "setup.cfg",
+    "README.md",
+    "LICENSE",
+)
 PATIENCE = 120.0
 """Seconds until the first answer, on a fresh machine."""
 
