@@ -20,7 +20,7 @@ from kit.control import ControlRequest, Refused, connections, reload, serving, s
 from kit.load import Load
 from kit.waiting import until
 
-RELOADS = 50
+RELOADS = 20
 TOKENS = ("one", "two")
 WORKERS = 4
 
@@ -82,7 +82,7 @@ class Callers(threading.Thread):
 
 
 @pytest.mark.unmeasured
-def test_fifty_reloads_under_load(serve, nginx):
+def test_many_reloads_under_load(serve, nginx):
     """Busy clients, silent ones that ask right after each reload, and new ones all the time: two configurations in turn."""
     shop = Shop(serve, nginx)
     callers = Callers(shop.port)
@@ -120,14 +120,14 @@ def test_pools_come_and_go_while_their_clients_stay(serve, nginx):
     other = listener("socket_map", "other", ports.free())
     with Load(("127.0.0.1", shop.port), 40, tokens=TOKENS) as load:
         load.wait_each(1)
-        for number in range(1, 41):
+        for number in range(1, 21):
             load.allow(number)
             reload(shop.daemon, shop.config(TOKENS[number % 2], other, pool=pools[number % len(pools)]))
             load.demand(number)
             load.wait_each(1)
         tally = load.finish()
     assert tally.flawless(), tally
-    # The last one, number 40, has no pool of its own.
+    # The last one, number 20, has no pool of its own.
     wait_status(shop.daemon, serving(4), "the old workers to have left")
     assert [pool["pool"] for pool in status(shop.daemon)["pools"]] == ["global"]
 
