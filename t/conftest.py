@@ -46,8 +46,6 @@ _lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
 
 def pytest_configure() -> None:
     # On a busy machine an example may take many times as long as the first time, which is no failure.
-    # What a test forks is not measured: to write the data of a process takes a quarter of a second.
-    os._exit = posix._exit
     most = examples(hypothesis.settings.default.max_examples)
     hypothesis.settings.register_profile("busy-machine", deadline=None, max_examples=most)
     hypothesis.settings.load_profile("busy-machine")
@@ -67,6 +65,9 @@ def _order(item: pytest.Item) -> tuple[bool, bool, bool]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_order)
+    # What a test forks is not measured: to write the data of a process takes a second. By now coverage has been started,
+    # which patches os._exit to do that.
+    os._exit = posix._exit
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -357,9 +357,9 @@ def test_syslog_from_inside(api: Backend, authority: Authority, jail: Path) -> N
             )
             with Jailed(config, ready=False) as daemon:
                 text = ""
-                while "Ready" not in text:
+                while "Ready" not in text:  # Postfix servers of other tests write here as well
                     text = syslog.recv(8192).decode()
-                    assert text.startswith("<22>pfxhttpd["), text  # mail.info
+                assert text.startswith("<22>pfxhttpd["), text  # mail.info
                 with SocketMap(("127.0.0.1", port)) as client:
                     client.ask("m", "x")
                     while "New connection" not in text:
