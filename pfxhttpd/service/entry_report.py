@@ -1,7 +1,7 @@
 """What becomes known of the outcomes of an entry's requests: the counts that `status` shows, and the lines in the log.
 
 A failure is logged at level error once per target; until there has been none for a minute, further ones are logged at
-level info, and the master adds a line a minute with their number (`process.target_log`). So an outage of a busy backend
+level info, and the master adds a line a minute with their number (`process.target_failure_log`). So an outage of a busy backend
 fills no disk, and is still seen in a log that has errors only.
 """
 
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from pfxhttpd.config.settings import DOVECOT_SASL, POLICY_SERVICE, SOCKET_MAP, Entry
 from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import FAILURES, STATUS_CODES, TargetRow
-from pfxhttpd.io.scoreboard.entry_counters import FAILED, NOT_FOUND, UNEXPECTED, EntryRow
+from pfxhttpd.io.scoreboard.entry_counters import FAILED, FOUND, NOT_FOUND, REFUSED, UNEXPECTED, EntryRow
 from pfxhttpd.rules.response import JSON, BackendError, BackendResponse, is_failure
 from pfxhttpd.rules.value import MISSING, field_names, find
+from pfxhttpd.rules.verdict import MapVerdict, PolicyVerdict
 from pfxhttpd.service.breaker import BreakerOpen
+from pfxhttpd.service.log_context import LogContext
 from pfxhttpd.service.request_metrics import CACHED, NOT_SENT, OUTCOME_INDEXES, OUTCOMES, EntryMeter
 from pfxhttpd.wire.sanitize import one_line
 
@@ -68,7 +70,23 @@ class EntryReport:
             self._meter.count(self.listener, outcome, seconds)
         self._trace(OUTCOME_INDEXES[outcome])
 
-    def not_found(self, document: JSON) -> None:
+    def judged(
+        self, message: str, response: BackendResponse, verdict: MapVerdict | PolicyVerdict, context: LogContext
+    ) -> None:
+        """A lookup or a policy request was answered. `message` is for the log, if there is a problem."""
+        if not verdict.problem:
+            if verdict.cacheable:
+                self.count(FOUND)
+            else:
+                self._not_found(response.document)
+        elif response.status in self._entry.status_codes:
+            self.count(REFUSED)
+            if self._log.info:
+                self._log.info(message, **context.fields, **self._name, reason=verdict.problem)
+        else:
+            self._unexpected(message, verdict.problem, response.status, context.fields)
+
+    def _not_found(self, document: JSON) -> None:
         """A request was answered with this JSON document, in which there is no value."""
         if self._row.may_lack_field:
             missing = find(document, self._entry.value_field) is MISSING
@@ -126,7 +144,7 @@ class EntryReport:
             self._meter.count_index(self.listener, index, time.monotonic() - self._row.began)
         self._trace(index)
 
-    def unexpected(self, message: str, problem: str, status: int, fields: Mapping[str, object]) -> None:
+    def _unexpected(self, message: str, problem: str, status: int, fields: Mapping[str, object]) -> None:
         """The request was answered with a status code that the entry does not expect."""
         self.count(UNEXPECTED)
         self._row.note_error(one_line(problem))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pfxhttpd.config.settings import POLICY_SERVICE, Entry
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import policy_action
@@ -68,17 +67,7 @@ class PolicyService:
             return entry.failure_action if action is None else action
         if cache.enabled and not verdict.problem:
             cache.put(self._key(entry, attributes), entry.name, verdict.action if verdict.cacheable else None)
-        if not verdict.problem:
-            if verdict.cacheable:
-                report.count(FOUND)
-            else:
-                report.not_found(response.document)
-        elif response.status in entry.status_codes:
-            report.count(REFUSED)
-            if self._log.info:
-                self._log.info("No valid action", **context.fields, policy=entry.name, reason=verdict.problem)
-        else:
-            report.unexpected("No valid action", verdict.problem, response.status, context.fields)
+        report.judged("No valid action", response, verdict, context)
         return verdict.action
 
     @staticmethod

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from pfxhttpd.config.settings import SOCKET_MAP
 from pfxhttpd.io.handoff import Connection
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.scoreboard.entry_counters import FOUND, REFUSED
 from pfxhttpd.rules import cache_key
 from pfxhttpd.rules.response import BackendError
 from pfxhttpd.rules.verdict import failure_reply, map_reply
@@ -91,15 +90,5 @@ class SocketMapService:
         if cache.enabled and not verdict.problem:
             value = verdict.reply.text if verdict.cacheable else None
             cache.put(cache_key.map_key(entry.name, key), entry.name, value)
-        if not verdict.problem:
-            if verdict.cacheable:
-                report.count(FOUND)
-            else:
-                report.not_found(response.document)
-        elif response.status in entry.status_codes:
-            report.count(REFUSED)
-            if self._log.info:
-                self._log.info("Lookup refused", **context.fields, map=entry.name, reason=verdict.problem)
-        else:
-            report.unexpected("Lookup refused", verdict.problem, response.status, context.fields)
+        report.judged("Lookup refused", response, verdict, context)
         return verdict.reply

@@ -101,13 +101,20 @@ def test_each_origin_has_its_own(workers: list[Worker]):
     assert isinstance(workers[2].do("acquire", ("http", "a.example", 81), soon()), Permit)
 
 
-def test_a_released_permit_is_free(workers: list[Worker]):
+def contended_permit(workers: list[Worker]) -> Permit:
+    """The first worker's permit; the second has the other one, and the third waits for either."""
     one, two, three = workers
-    permit = one.do("acquire", HERE, later())
+    permit: Permit = one.do("acquire", HERE, later())
     two.do("acquire", HERE, later())
     three.begin("acquire", HERE, later())
     while not one.do("is_contended", permit):
         pass
+    return permit
+
+
+def test_a_released_permit_is_free(workers: list[Worker]):
+    one, _, three = workers
+    permit = contended_permit(workers)
     one.do("release", permit)
     assert three.end() == permit
 
@@ -145,12 +152,8 @@ def test_a_dead_process_holds_no_permit(workers: list[Worker]):
 
 
 def test_a_dead_process_does_not_wait(workers: list[Worker]):
-    one, two, three = workers
-    permit = one.do("acquire", HERE, later())
-    two.do("acquire", HERE, later())
-    three.begin("acquire", HERE, later())
-    while not one.do("is_contended", permit):
-        pass
+    one, _, three = workers
+    permit = contended_permit(workers)
     os.kill(three.process.pid, signal.SIGKILL)
     three.process.join()
     assert one.do("is_contended", permit) is False

@@ -91,7 +91,7 @@ def messages() -> set[str]:
             match node:
                 case ast.Call(func, [ast.Constant(message), *_]):
                     if re.search(
-                        r"(log|logger|self)\.(debug|info|error)$|report\.(failed|unexpected)$|^(say|log)$",
+                        r"(log|logger|self)\.(debug|info|error)$|report\.(failed|judged|unexpected)$|^(say|log)$",
                         ast.unparse(func),
                     ):
                         found.add(message)
