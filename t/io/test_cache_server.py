@@ -58,7 +58,7 @@ def unauthenticated(cache: CacheProcess) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Without a timeout, connect(2) waits while the backlog is full.
     connection.connect(cache_directory.socket_path(cache.directory))
-    connection.settimeout(10.0)
+    connection.settimeout(60.0)
     return connection
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +42,27 @@ def _logger() -> Iterator[None]:
     logger.handlers, logger.propagate = before
 
 
+Start = Callable[..., Tracer]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Makes tracers that have as long as they need for their last spans. None of their threads outlives the test, since
+    the SDK starts a thread for each of them in every process that is forked."""
+    monkeypatch.setattr("pfxhttpd.io.otlp.tracer.FLUSH_TIMEOUT", 60.0)
+    interval, made = sys.getswitchinterval(), list[Tracer]()
+
+    def make(settings: Observability, collector: Session) -> Tracer:
+        made.append(Tracer(settings, collector))
+        return made[-1]
+
+    yield make
+    for tracer in made:
+        tracer.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("Otel")]
+    sys.setswitchinterval(interval)
+
+
 def trace_one(tracer: Tracer) -> int:
     """Trace a request, if it is to be traced. Returns its identifier, else 0."""
     trace = tracer.begin()
@@ -53,10 +76,10 @@ def trace_one(tracer: Tracer) -> int:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
-def test_the_ratio_is_kept_as_the_sdk_keeps_it(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratio_is_kept_as_the_sdk_keeps_it(ratio: float, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that gets the identifier and has the same ratio decides the same."""
     monkeypatch.setattr(span_queue, "QUEUE_SIZE", 1 << 16)
-    tracer, sampler = Tracer(Observability(otel_sample_ratio=ratio), Answers()), TraceIdRatioBased(ratio)
+    tracer, sampler = start(Observability(otel_sample_ratio=ratio), Answers()), TraceIdRatioBased(ratio)
     traced = [identifier for _ in range(2000) if (identifier := trace_one(tracer))]
     assert abs(len(traced) - 2000 * ratio) <= 120  # six standard deviations
     assert len(set(traced)) == len(traced)
@@ -65,9 +88,9 @@ def test_the_ratio_is_kept_as_the_sdk_keeps_it(ratio: float, monkeypatch: pytest
     assert tracer.take_losses() == (0, 0)
 
 
-def test_what_is_no_request_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_request_leaves_nothing(start: Start) -> None:
     collector = Answers()
-    tracer = Tracer(Observability(), collector)
+    tracer = start(Observability(), collector)
     assert tracer.begin() is not None and tracer.sampled
     tracer.finish()
     assert not tracer.sampled and tracer.current is None
@@ -75,9 +98,9 @@ def test_what_is_no_request_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert collector.sent == 0
 
 
-def test_a_repeated_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_request_says_so(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a response with 401, with another token."""
-    tracer = Tracer(Observability(), Answers())
+    tracer = start(Observability(), Answers())
     recorded: list[ReadableSpan] = []
     monkeypatch.setattr(tracer._queue, "on_end", recorded.append)
     trace = tracer.begin()
@@ -103,8 +126,8 @@ def test_a_repeated_request_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     ("status", "problem"),
     [(404, "it responded with status code 404"), (302, "it responded with status code 302"), (0, "no such place")],
 )
-def test_what_cannot_be_sent_is_counted(status: int, problem: str) -> None:
-    tracer = Tracer(Observability(), Answers(status))
+def test_what_cannot_be_sent_is_counted(status: int, problem: str, start: Start) -> None:
+    tracer = start(Observability(), Answers(status))
     trace_one(tracer)
     tracer.close()
     assert tracer.take_losses() == (3, 0)
@@ -112,12 +135,12 @@ def test_what_cannot_be_sent_is_counted(status: int, problem: str) -> None:
     assert tracer.problem == problem
 
 
-def test_a_full_queue_stops_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_stops_tracing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """No span of a request is lost that has identifiers: it was decided before."""
     monkeypatch.setattr(span_queue, "QUEUE_SIZE", 128)
     monkeypatch.setattr(span_queue, "SEND_INTERVAL", 1000.0)
     collector = Answers()
-    tracer = Tracer(Observability(), collector)
+    tracer = start(Observability(), collector)
     traced = [trace_one(tracer) for _ in range(40)]
     assert traced[:33].count(0) == 0 and traced[33:] == [0] * 7
     assert tracer.take_losses() == (0, 7)

@@ -96,8 +96,8 @@ class SpanQueue(BatchSpanProcessor):
         return count
 
     def close(self, timeout: float) -> None:
-        """Send what is queued, for so many seconds at most. Spans that are left then cannot be sent."""
-        thread = threading.Thread(target=self.force_flush, daemon=True)
+        """Send what is queued, for so many seconds at most, and end the thread. Spans that are left then cannot be sent."""
+        thread = threading.Thread(target=self.shutdown, daemon=True)
         thread.start()
         thread.join(timeout)
         self._left = self._queued - self._counts.taken
