@@ -27,7 +27,7 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.process import services
 from pfxhttpd.process.acceptor import RETRY_INTERVAL, Acceptor, LimitLog
 from pfxhttpd.process.child import DRAIN, MAX_REQUESTS, READY, START
-from pfxhttpd.process.connection_handler import ConnectionHandler, Outcome
+from pfxhttpd.process.connection_handler import ANSWERED, OUTDATED, ConnectionHandler, Outcome
 from pfxhttpd.process.context import WorkerContext
 from pfxhttpd.process.liveness import HEARTBEAT_INTERVAL
 
@@ -210,12 +210,12 @@ class Worker:
         if self._tracer is not None and self._tracer.sampled:
             self._tracer.finish()
             self._count_losses(self._tracer)
-        if outcome is Outcome.ANSWERED:
+        if outcome is ANSWERED:
             if self._context.row.count_request() == self._last_request:
                 self._send(MAX_REQUESTS)
             if self._cache.pending:
                 self._cache.flush_if_due()
-        elif outcome is Outcome.OUTDATED and not self._leaving:
+        elif outcome is OUTDATED and not self._leaving:
             # The next generation serves; the message to leave is on its way.
             self._context.channel.setblocking(True)
             self._read_channel()

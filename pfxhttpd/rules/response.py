@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from json.scanner import make_scanner
 from typing import Any, NamedTuple
 
 from pfxhttpd.config.settings import Entry
@@ -103,7 +104,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-_raw_decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode
+_scan = make_scanner(json.JSONDecoder(parse_constant=_no_constant))  # type: ignore[arg-type]  # takes a decoder
+"""What `JSONDecoder.raw_decode` calls. It raises StopIteration for what is no JSON."""
 
 
 def parse(body: bytes) -> JSON:
@@ -112,7 +114,7 @@ def parse(body: bytes) -> JSON:
         body = body[3:]
     try:
         text = body.decode().strip(_BLANKS)
-        document, end = _raw_decode(text)
+        document, end = _scan(text, 0)
     except (
         ValueError,
         StopIteration,

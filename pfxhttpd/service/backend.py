@@ -37,6 +37,8 @@ Question = str | Mapping[str, str]
 _UNAUTHORIZED = 401
 _REDACTED = REDACTED.encode("ascii")
 _NO_HEADERS: Mapping[str, str] = {}
+_SUCCESS = Outcome.SUCCESS  # to read a member of an Enum takes as long as a call
+_make = tuple.__new__  # the constructor of a NamedTuple is a function in Python, which takes twice as long
 _REASONS = (
     (exceptions.Timeout, "backend timed out"),
     (exceptions.SSLError, "TLS with the backend failed"),
@@ -98,13 +100,14 @@ class Backend:
         requests are traced."""
         self.entry, self.report, self._meter = entry, report, meter
         self._token, self._bearer = token, ""
-        self._session, self._status, self._breaker = session, status, breaker
+        self._status, self._breaker = status, breaker
         self._payload, self._target = payload_of(entry), target_of(entry)
         self._proxies = proxies_for(entry.target, server)
         secrets = entry_secrets(entry).union(*map(url_secrets, self._proxies.values()))
         self._secret_forms = self._configured_forms = secret_forms(secrets)
         url = self._target.static.decode() if self._target.static is not None else entry.target.partition("{{")[0]
         request = session.prepare_request(Request(entry.method, url, headers=default_headers(entry)))
+        self._transport = session.get_adapter(url)
         self._request = RenderedRequest.from_request(request)
         self._tracer, self._span = tracer, http_span(entry, self._request)
 
@@ -147,7 +150,7 @@ class Backend:
         """One request, whose outcome the breaker counts."""
         entry, breaker = self.entry, self._breaker
         decision = breaker.acquire()
-        outcome, content = Outcome.SUCCESS, None
+        outcome, content = _SUCCESS, None
         began = time.monotonic() if self._meter is not None else 0.0
         try:
             response = self._send(question, body, deadline)
@@ -155,7 +158,7 @@ class Backend:
             if self._bearer:
                 content = content.replace(self._bearer.encode("ascii"), _REDACTED)  # a backend may echo the request
             if entry.kind != DOVECOT_SASL:
-                answer = BackendResponse(status, _NO_HEADERS, content, read_document(entry, status, content))
+                answer = _make(BackendResponse, (status, _NO_HEADERS, content, read_document(entry, status, content)))
             else:
                 headers = _headers(response)
                 if self._bearer:
@@ -175,9 +178,9 @@ class Backend:
             self._record(decision, Outcome.KEY_FAILURE, question)
             raise
         if self._meter is not None:
-            usable = outcome is Outcome.SUCCESS and (entry.kind == DOVECOT_SASL or status in entry.status_codes)
+            usable = outcome is _SUCCESS and (entry.kind == DOVECOT_SASL or status in entry.status_codes)
             self._meter.count_exchange(status, SUCCESS if usable else ERROR, time.monotonic() - began)
-        if outcome is not Outcome.SUCCESS or not breaker.healthy:
+        if outcome is not _SUCCESS or not breaker.healthy:
             self._record(decision, outcome, question)
         return answer
 
@@ -195,20 +198,19 @@ class Backend:
         if entry.http_request_compression and body:
             body = gzip.compress(body, compresslevel=1)
         request.body = body
-        timeout = max(0.0, deadline - time.monotonic())
         trace = self._tracer.current if self._tracer is not None else None
         try:
             if trace is not None:
-                return self._send_traced(trace, request, timeout)
-            return self._session.send(request, timeout=timeout, proxies=self._proxies)
+                return self._send_traced(trace, request, deadline)
+            return self._transport.send(request, proxies=self._proxies, deadline=deadline)
         except exceptions.RequestException as error:
             raise _backend_error(error, self.redact) from error
 
-    def _send_traced(self, trace: RequestTrace, request: RenderedRequest, timeout: float) -> ParsedResponse:
+    def _send_traced(self, trace: RequestTrace, request: RenderedRequest, deadline: float) -> ParsedResponse:
         exchange = trace.start_exchange(*self._span)
         try:
             request = request.with_header("traceparent", exchange.traceparent)
-            response = self._session.send(request, timeout=timeout, proxies=self._proxies)
+            response = self._transport.send(request, proxies=self._proxies, deadline=deadline)
         except BaseException as error:
             exchange.fail(error)
             raise

@@ -40,13 +40,10 @@ class CacheBuffer:
         self._fresh = min(settings.ttl / 4, FRESH)
         self._stored: dict[bytes, int] = {}
         self._fresh_until = -math.inf
-        self._pending: list[Item] = []
+        self.pending: list[Item] = []
+        """The writes that have not been sent yet."""
         self._weight = 0
         self._changes, self._losses = row.changes, client.losses
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._pending)
 
     def put(self, key: bytes, entry: str, value: str | None) -> None:
         """Store a good answer, unless this worker has stored the same one just now.
@@ -65,7 +62,7 @@ class CacheBuffer:
             self._weight += len(value)
             if len(value) > HEAVY:
                 value = None
-        self._pending.append((key, entry, value, now))
+        self.pending.append((key, entry, value, now))
 
     @property
     def _may_have_lost(self) -> bool:
@@ -74,7 +71,7 @@ class CacheBuffer:
 
     def flush_if_due(self) -> None:
         """Send the pending writes if there are enough of them or they have waited long enough. Call after a reply."""
-        pending = self._pending
+        pending = self.pending
         if pending and (len(pending) >= BATCH or self._weight >= HEAVY or time.monotonic() - pending[0][3] >= DELAY):
             self.flush()
 
@@ -84,9 +81,9 @@ class CacheBuffer:
 
     def flush(self) -> None:
         """Send the pending writes."""
-        if self._pending:
+        if self.pending:
             self._client.put(self._take_pending(), self._settings.max_entries)
 
     def _take_pending(self) -> list[Item]:
-        pending, self._pending, self._weight = self._pending, [], 0
+        pending, self.pending, self._weight = self.pending, [], 0
         return pending

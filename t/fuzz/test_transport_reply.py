@@ -77,6 +77,41 @@ def test_pieces_do_not_matter(data: bytes, cuts: list[int]):
     assert outcome([data[place : place + 1] for place in range(len(data))]) == whole
 
 
+def parsed(reply: ResponseParser, data: bytes) -> tuple[object, ...]:
+    """What becomes of a response that arrives in one piece."""
+    try:
+        reply.feed(data)
+        return (
+            reply.complete, reply.status, reply.headers, bytes(reply.raw), reply.coding, reply.reusable, reply.surplus,
+            reply.received,
+        )  # fmt: skip
+    except exceptions.RequestException as error:
+        return (type(error), str(error))
+
+
+@st.composite
+def connections(draw: st.DrawFn) -> list[bytes]:
+    """Responses on one connection, some of which begin with the same bytes as others and have the same size."""
+    few = draw(st.lists(responses(), min_size=1, max_size=3))
+    alike = [data[: len(data) - cut] + bytes([byte]) * cut for data in few for cut, byte in ((1, 0x78), (5, 0x0A))]
+    return draw(st.lists(st.sampled_from(few + alike), min_size=2, max_size=8))
+
+
+@given(connections())
+@example([WHOLE[0]] * 3)
+@example([WHOLE[0], WHOLE[0].replace(b"x", b"y"), WHOLE[2], WHOLE[0], WHOLE[4][:50] + b"\r\n\r\n" + WHOLE[0]])
+@example([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc\r\n\r\n0\r\n\r\n"] * 2)
+def test_what_was_parsed_before_does_not_matter(connection: list[bytes]):
+    """A parser remembers the last head. Each response comes out as with a parser of its own."""
+    reply = ResponseParser(LIMIT)
+    for data in connection:
+        outcome = parsed(reply, data)
+        assert outcome == parsed(ResponseParser(LIMIT), data)
+        if not reply.reusable or reply.surplus:
+            break
+        reply.begin()
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_refused_or_understood(data: bytes):
     outcome([data])

@@ -202,6 +202,19 @@ def test_a_second_final_response_does_not_become_the_first(our_way: Way):
         assert asked(our_way, server.url) == b"one"
 
 
+def test_a_head_that_repeats_is_not_parsed_again():
+    """What the parser itself would make of it is compared in t/fuzz/test_transport_reply.py."""
+    parser = ResponseParser(1000)
+    parser.feed(ONE)
+    parser.begin()
+    parser.parser = None  # to parse is an error from now on
+    parser.feed(TWO)
+    assert (parser.complete, parser.reusable, parser.raw, parser.status) == (True, True, b"two", 200)
+    parser.begin()
+    with pytest.raises(AttributeError):
+        parser.feed(THREE)
+
+
 # -- dead ones ------------------------------------------------------------------------------------------------------
 
 

@@ -124,14 +124,17 @@ class Transport(BaseAdapter):
         verify: Any = True,
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
+        deadline: float = 0.0,
     ) -> ParsedResponse:
         """Send one request and return its response. Any method but HEAD and CONNECT; a body of bytes or text.
 
+        A caller that has a `deadline` (monotonic seconds) gives that instead of a timeout.
         Raises `requests.exceptions.Timeout`, `SSLError`, `ProxyError`, `ConnectionError`, `ChunkedEncodingError`,
         `ContentDecodingError`, `InvalidProxyURL`, `InvalidHeader`, and `TooLarge`. A pooled connection that is lost
         before a byte of the response has arrived is replaced once, within the same deadline (RFC 9112 section 9.3.1).
         """
-        deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout)
+        if not deadline:
+            deadline = time.monotonic() + (DEFAULT_TIMEOUT if timeout is None else timeout)
         if not isinstance(request, RenderedRequest):
             request = RenderedRequest.from_request(request)
         head, proxy = request.head, None

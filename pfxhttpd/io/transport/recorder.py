@@ -52,6 +52,7 @@ class RecordingTransport(Transport):
         verify: Any = True,
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
+        deadline: float = 0.0,
     ) -> ParsedResponse:
         if not isinstance(request, RenderedRequest):
             request = RenderedRequest.from_request(request)
@@ -60,7 +61,7 @@ class RecordingTransport(Transport):
         self.exchanges.append(exchange)
         self._step_began = time.monotonic()
         try:
-            exchange.response = super().send(request, timeout=timeout, proxies=proxies)
+            exchange.response = super().send(request, timeout=timeout, proxies=proxies, deadline=deadline)
             return exchange.response
         except exceptions.RequestException as error:
             exchange.error = str(error)
