@@ -173,5 +173,6 @@ def _http_url_error(url: str) -> str | None:
         return "the URL has no host"
     if port == 0:
         return "the URL's port must be from 1 to 65535"
-    error = host_error(f"[{host}]" if ":" in host else host)
+    in_brackets = parts.netloc.rpartition("@")[2].startswith("[")
+    error = host_error(f"[{host}]" if in_brackets else host)
     return f"the URL's host: {error}" if error else None

@@ -89,8 +89,11 @@ class Template:
 def payload_of(entry: Entry) -> Template:
     """The template of the entry's request body, which is empty for a GET. Raises TemplateError.
 
-    An entry without a payload sends `{"key": "..."}`, or for policies the attributes.
+    An entry without a payload sends `{"key": "..."}`, or for policies the attributes. The payload of a SASL entry has no
+    effect and is not examined, whatever an old configuration has there.
     """
+    if entry.kind == DOVECOT_SASL:
+        return Template([])
     pieces = _parse(entry.payload or _DEFAULT_PAYLOADS[entry.kind], entry)
     if entry.method.upper() in _WITHOUT_BODY:
         return Template([])
@@ -110,14 +113,8 @@ def target_of(entry: Entry) -> Template:
 
 
 def check(entry: Entry) -> Iterator[tuple[str, str]]:
-    """What is wrong with the entry's templates, each problem with its key.
-
-    The payload of a SASL entry has no effect and is not examined.
-    """
-    parsers = {"payload": payload_of, "target": target_of}
-    if entry.kind == DOVECOT_SASL:
-        del parsers["payload"]
-    for key, parse in parsers.items():
+    """What is wrong with the entry's templates, each problem with its key."""
+    for key, parse in (("payload", payload_of), ("target", target_of)):
         try:
             parse(entry)
         except TemplateError as error:

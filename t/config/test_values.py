@@ -110,6 +110,7 @@ def test_a_target(url: str) -> None:
         ("http://h:0/", "from 1 to 65535"),
         ("http://[::1/", "host or port"),
         ("http://[fe80]/", "host or port|neither"),
+        ("http://[v1.x]/", "host or port|neither"),
         ("http://u:p@h/", "must not hold a user"),
         ("http://u@h/", "must not hold a user"),
         ("http://h/#f", "#fragment"),

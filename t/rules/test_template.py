@@ -188,7 +188,8 @@ def test_the_templates_of_a_login() -> None:
     assert complaints("http://h/{{ .Name }}", "{{ of no effect }}") == []
     assert complaints("http://h/{{ .Key }}", "") == ["target"]
     assert complaints("http://h/{{ .Attr.sender }}", "") == ["target"]
-    assert payload_of(Entry(DOVECOT_SASL, "sasl", "http://h/")).static == b""
+    for payload in ("", "{{ of no effect }}", "{{ .Key }}", "{{", "<"):
+        assert payload_of(Entry(DOVECOT_SASL, "sasl", "http://h/", payload=payload)).static == b""
 
 
 def test_what_no_request_can_change_is_made_once() -> None:
