@@ -11,6 +11,7 @@ from pfxhttpd.config.load import Loaded
 from pfxhttpd.config.node import Node
 from pfxhttpd.config.settings import Settings
 from pfxhttpd.io import SetupError, control, jail, listen, otlp, tls
+from pfxhttpd.process import capacity
 from pfxhttpd.process.generation import import_metrics, metrics_listener
 
 WORKER_MEMORY = 8 << 20
@@ -23,7 +24,7 @@ DESCRIPTORS_OF_A_WORKER = 2
 def problems(loaded: Loaded) -> list[Problem]:
     """Everything for which the server would refuse to start."""
     server, root = loaded.settings.server, loaded.tree
-    found = list(_tls_problems(loaded))
+    found = [*_capacity_problems(loaded), *_tls_problems(loaded)]
     for key, error in jail.check(server.run_as_user, server.run_as_group, server.chroot):
         found.append(_node(root, "server", key).problem(_without_prefix(str(error))))
     found += _directory_problems(loaded)
@@ -38,6 +39,13 @@ def problems(loaded: Loaded) -> list[Problem]:
         except SetupError as error:
             found.append((node.get("address") or node).problem(str(error)))
     return [*found, *_metrics_problems(loaded)]
+
+
+def _capacity_problems(loaded: Loaded) -> Iterator[Problem]:
+    try:
+        capacity.check(loaded.settings)
+    except SetupError as error:
+        yield loaded.tree.problem(str(error))
 
 
 def _directory_problems(loaded: Loaded) -> Iterator[Problem]:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from pfxhttpd.config.settings import DOVECOT_SASL, Listener, Observability, Pool, Server, Settings
 from pfxhttpd.io import SetupError, handoff, listen, otlp, systemd, tls
 from pfxhttpd.io.log import Logger
-from pfxhttpd.io.scoreboard import POOLS, TARGETS
+from pfxhttpd.io.scoreboard import TARGETS
+from pfxhttpd.process import capacity
+from pfxhttpd.process.capacity import GLOBAL
 from pfxhttpd.process.parking_config import ParkingConfig, SaslListener
 from pfxhttpd.rules.known_secrets import configured_secrets
-from pfxhttpd.service.oidc.provider import breaker_target, providers_of
+from pfxhttpd.service.oidc.provider import providers_of
 from pfxhttpd.service.sasl import mechanisms
 
-GLOBAL = "global"
 RESERVED_DESCRIPTORS = 64
 """Descriptors that parking needs beside its connections and those of pools and listeners, with some to spare."""
 METRICS_BACKLOG = 64
@@ -179,6 +180,7 @@ def prepare(
     pools: dict[str, PoolRuntime] = {}
     metrics: MetricsPort | None = None
     try:
+        capacity.check(settings)
         _load_otlp(settings.server, reload=previous is not None)
         context = tls.context(settings.server.tls)
         for listener in settings.server.listen:
@@ -292,7 +294,7 @@ def _add_pools(
 ) -> None:
     """Add each pool to `pools`, with the queue and the index that it had in `previous`."""
     taken = {pool.index for pool in previous.pools.values()} if previous else set()
-    for key, title, pool in _pools(settings):
+    for key, title, pool in capacity.pools(settings):
         old = previous.pools.get(key) if previous else None
         if old is None:
             index = next(index for index in range(len(taken) + 1) if index not in taken)
@@ -303,26 +305,9 @@ def _add_pools(
         own = {
             listener.endpoint: listeners[listener.endpoint]
             for listener in settings.server.listen
-            if _pool_key(listener) == key
+            if capacity.pool_key(listener) == key
         }
         pools[key] = PoolRuntime(key, title, index, pool, ready, sender, own)
-
-
-def _pool_key(listener: Listener) -> str:
-    return listener.endpoint if listener.worker_pool else GLOBAL
-
-
-def _pools(settings: Settings) -> list[tuple[str, str, Pool]]:
-    """(key, title, pool) of each pool that has a listener, the global one first."""
-    listeners = settings.server.listen
-    pools = [
-        (listener.endpoint, listener.title, listener.worker_pool) for listener in listeners if listener.worker_pool
-    ]
-    if len(pools) < len(listeners):
-        pools.insert(0, (GLOBAL, GLOBAL, settings.server.worker_pool))
-    if len(pools) > POOLS:
-        raise SetupError(f"the configuration has {len(pools)} pools; {POOLS} is the most")
-    return pools
 
 
 def _target_rows(settings: Settings, previous: Generation | None) -> dict[str, int]:
@@ -331,12 +316,7 @@ def _target_rows(settings: Settings, previous: Generation | None) -> dict[str, i
     A worker of the previous generation may still report an outcome for a target that was removed, so that target's row
     goes to another one only when no other row is left.
     """
-    wanted = set()
-    for entry in (entry for section in settings.entries.values() for entry in section.values()):
-        wanted.add(entry.target)
-        wanted.update(breaker_target(oidc.configuration_uri) for oidc in providers_of(entry))
-    if len(wanted) > TARGETS:
-        raise SetupError(f"the configuration has {len(wanted)} targets; {TARGETS} is the most")
+    wanted = capacity.targets(settings)
     before = previous.targets if previous else {}
     kept = {target: row for target, row in before.items() if target in wanted}
     latest = max(before.values(), default=-1)

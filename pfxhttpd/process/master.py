@@ -28,10 +28,11 @@ from pfxhttpd.io.log import Logger
 from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.systemd import Notifier
 from pfxhttpd.process import control_server, metrics_snapshot, pool_load, status, status_text, target_failure_log
+from pfxhttpd.process.capacity import GLOBAL
 from pfxhttpd.process.child import Child, State
 from pfxhttpd.process.control_server import ControlClient, ControlServer
 from pfxhttpd.process.field_hint import FieldHints
-from pfxhttpd.process.generation import GLOBAL, prepare
+from pfxhttpd.process.generation import prepare
 from pfxhttpd.process.pool_load import SaturationLog
 from pfxhttpd.process.reload import Load, Reloader
 from pfxhttpd.process.spawner import freeze_memory

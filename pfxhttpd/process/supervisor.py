@@ -17,10 +17,11 @@ from functools import partial
 
 from pfxhttpd.io.cache.directory import remove_socket
 from pfxhttpd.io.scoreboard import Scoreboard
+from pfxhttpd.process.capacity import GLOBAL
 from pfxhttpd.process.child import CONFIG_APPLIED, DRAIN, MAX_REQUESTS, METRICS_WANTED, READY, Child, Slot, State
 from pfxhttpd.process.deaths import Deaths
 from pfxhttpd.process.entry_totals import EntryTotals
-from pfxhttpd.process.generation import GLOBAL, Generation
+from pfxhttpd.process.generation import Generation
 from pfxhttpd.process.liveness import Liveness
 from pfxhttpd.process.metric_totals import MetricTotals
 from pfxhttpd.process.spawner import Spawner, WorkerKey, worker_keys, worker_title

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kit import ports
+from kit import daemon, ports
 from kit.backend import ThreadBackend
 from kit.certificates import Authority
 from kit.configuration import configuration, listener, policy, socket_map
@@ -18,6 +18,7 @@ from kit.needs import needs
 from kit.server import ServerTls
 
 from pfxhttpd.__main__ import parser, run
+from pfxhttpd.cli import check_machine
 
 Change = Callable[[dict[str, Any], Path], None]
 
@@ -109,6 +110,41 @@ def test_what_start_would_refuse_is_refused_with_its_line(
     assert re.match(rf"{path}:[1-9][0-9]*:[1-9][0-9]*: .*{expected}", err), err
 
 
+def too_many(what: str) -> Change:
+    """One more of it than the server can have."""
+
+    def change(config: dict[str, Any], directory: Path) -> None:
+        if what == "targets":
+            for number in range(1023):
+                config["socket_maps"][f"m{number}"] = socket_map(f"http://127.0.0.1/{number}")
+            return
+        pools, workers = (257, 1) if what == "pools" else (5, 820)
+        config["server"]["listen"] = [
+            {**listener("socket_map", f"p{number}", 20000 + number), "worker_pool": {"max_workers": workers}}
+            for number in range(pools)
+        ]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("pools", "the configuration has 257 pools; 256 is the most"),
+        ("targets", "the configuration has 1025 targets; 1024 is the most"),
+        ("workers", "the configuration has 4100 workers; 4096 is the most"),
+    ],
+)
+def test_more_than_the_server_can_have_is_refused(
+    what: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, too_many(what))
+    assert checked(path) == 78
+    assert message in capsys.readouterr().err
+    started = daemon.run("--config", str(path), "run")
+    assert (started.returncode, started.stderr) == (78, f"pfxhttpd: {message}\n")
+
+
 def test_a_jail_without_its_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, server(chroot=str(tmp_path)))
     assert checked(path) == 78
@@ -172,16 +208,21 @@ WARNED = {
         server(
             listen=[
                 listener("socket_map", "users", 20000 + number, worker_pool={"max_workers": 1000})
-                for number in range(256)
+                for number in range(4)
             ]
         ),
-        "warning: 256000 workers",
+        "warning: 4000 workers take",
     ),
 }
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_what_is_unwise_is_a_warning(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_unwise_is_a_warning(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A thousand workers are what this machine has memory for, whatever machine it is.
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(check_machine, "WORKER_MEMORY", memory // 1000)
     change, expected = WARNED[case]
     path = written(tmp_path, change)
     assert checked(path) == 0, capsys.readouterr().err

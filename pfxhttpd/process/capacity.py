@@ -1,0 +1,46 @@
+"""What a configuration needs on the scoreboard, which has a fixed number of rows: pools, targets and workers."""
+
+from __future__ import annotations
+
+import os
+
+from pfxhttpd.config.settings import Listener, Pool, Settings
+from pfxhttpd.io import SetupError
+from pfxhttpd.io.scoreboard import POOLS, TARGETS, WORKERS
+from pfxhttpd.service.oidc.provider import breaker_target, providers_of
+
+GLOBAL = "global"
+"""Key and title of the pool that serves the listeners without a pool of their own."""
+
+
+def pool_key(listener: Listener) -> str:
+    """The key of the pool that serves a listener."""
+    return listener.endpoint if listener.worker_pool else GLOBAL
+
+
+def pools(settings: Settings) -> list[tuple[str, str, Pool]]:
+    """(key, title, pool) of each pool that has a listener, the global one first."""
+    listeners = settings.server.listen
+    own = [(listener.endpoint, listener.title, listener.worker_pool) for listener in listeners if listener.worker_pool]
+    return own if len(own) == len(listeners) else [(GLOBAL, GLOBAL, settings.server.worker_pool), *own]
+
+
+def targets(settings: Settings) -> set[str]:
+    """Everything that has a circuit breaker: the targets of the entries, and the OpenID providers."""
+    found = set()
+    for entry in (entry for section in settings.entries.values() for entry in section.values()):
+        found.add(entry.target)
+        found.update(breaker_target(oidc.configuration_uri) for oidc in providers_of(entry))
+    return found
+
+
+def check(settings: Settings) -> None:
+    """Raises SetupError if there are more pools, targets or workers than the server can have."""
+    wanted = pools(settings)
+    for what, number, most in (
+        ("pools", len(wanted), POOLS),
+        ("targets", len(targets(settings)), TARGETS),
+        ("workers", sum(pool.max_workers for _, _, pool in wanted), WORKERS),
+    ):
+        if number > most:
+            raise SetupError(f"the configuration has {number} {what}; {most} is the most", exit_code=os.EX_CONFIG)
