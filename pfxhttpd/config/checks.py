@@ -19,6 +19,8 @@ from pfxhttpd.config.settings import DOVECOT_SASL, SECTIONS, SOCKET_MAP
 
 MAX_UNIX_PATH = 107
 """Bytes in the sun_path of a sockaddr_un, unix(7), without the final NUL."""
+MAX_RUNTIME_DIRECTORY = MAX_UNIX_PATH - len("/cache/cache.sock")
+"""Bytes in the path of the runtime directory, with which the longest path of a socket in it can still be used."""
 
 OIDC_BLOCKS = ("backend_oidc_auth", "sasl_oidc_auth")
 
@@ -138,6 +140,11 @@ def server_problems(root: Node) -> Iterator[Problem]:
     error = values.proxy_error(proxy.value) if proxy and proxy.value else None
     if proxy and error:
         yield proxy.problem(error)
+    directory = root.get("server", "runtime_directory")
+    length = len(directory.value.encode()) if directory and directory.value else 0
+    if directory and length > MAX_RUNTIME_DIRECTORY:
+        text = f"the path can have {MAX_RUNTIME_DIRECTORY} bytes, this has {length}"
+        yield directory.problem(f"{text}; there will be Unix sockets in the directory")
 
 
 def written_problems(root: Node) -> Iterator[Problem]:

@@ -231,6 +231,10 @@ def test_a_mistake_in_an_entry(more: str, line: str, refused: Any) -> None:
         ("  tls: {cert: /c}", "3:15: server.tls.cert: a `cert` needs a `key`"),
         ("  tls: {enabled: true, key: /k, cert: ''}", "3:29: server.tls.key: a `key` needs a `cert`"),
         (
+            f"  runtime_directory: /{'x' * 90}",
+            "3:22: server.runtime_directory: the path can have 90 bytes, this has 91; there will be Unix sockets in the directory",
+        ),
+        (
             "  http_client: {proxy: 'socks5://p:1'}",
             "3:24: server.http_client.proxy: expected a URL that begins with http:// or https://",
         ),
