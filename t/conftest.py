@@ -25,6 +25,7 @@ for directory in (HERE, HERE.parent):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
+from kit.daemon import EXECUTE, Daemon  # noqa: E402
 from kit.examples import examples  # noqa: E402  found on the path that was set just now
 from kit.exclusive import TestLock  # noqa: E402
 
@@ -79,6 +80,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
             stack.enter_context(_without_coverage())
         if not _children_are_measured(item):
             stack.enter_context(pytest.MonkeyPatch.context()).delenv(COVERAGE, raising=False)
+        if COVERAGE in os.environ or item.get_closest_marker("executed"):
+            # Coverage is started with the interpreter.
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv(EXECUTE, "yes")
         return (yield)
 
 
@@ -112,8 +116,6 @@ def _without_coverage() -> Iterator[None]:
 
 def _daemons(value: Any, depth: int = 2) -> Iterator[Any]:
     """The `kit.daemon.Daemon`s in a fixture's value: itself, or the members of a tuple or of a small object."""
-    from kit.daemon import Daemon
-
     if isinstance(value, Daemon):
         yield value
     elif depth:

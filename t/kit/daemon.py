@@ -23,15 +23,27 @@ from typing import Any
 import yaml
 
 from kit import proc
+from kit.forked_process import ForkedProcess
 from kit.logs import Log
 
 TREE = Path(__file__).resolve().parents[2]
 READY = r'"?msg"?[=:]"?Ready\b'
 
 
+EXECUTE = "PFXHTTPD_TEST_EXECUTE"
+"""The variable with which `t/conftest.py` tells that a test's servers are executed and not forked."""
+
+
+def may_fork(environment: Mapping[str, str]) -> bool:
+    """Whether a server with these variables may be forked: the others are read when an interpreter starts."""
+    return EXECUTE not in os.environ and not any(
+        name.startswith(("PYTHON", "LC_", "LANG", "TZ")) for name in environment
+    )
+
+
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would change the daemon's behaviour: proxies, PFXHTTP_*, systemd's."""
-    unwanted = ("PFXHTTP_", "LISTEN_", "NOTIFY_", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY")
+    unwanted = (EXECUTE, "PFXHTTP_", "LISTEN_", "NOTIFY_", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY")
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -78,7 +90,11 @@ class Daemon:
         python: str = sys.executable,
         timeout: float = 20.0,
     ) -> None:
-        """Starts it, and unless `ready` is false waits until it serves. A string is the configuration file's text."""
+        """Starts it, and unless `ready` is false waits until it serves. A string is the configuration file's text.
+
+        It is executed if `python` or a variable of the environment asks for another interpreter, and in tests that are
+        marked so; else it is forked by a process that has imported it.
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="pfxhttpd-"))
         self.directory.chmod(0o755)
         self.config_path = self.directory / "pfxhttp.yml"
@@ -86,16 +102,21 @@ class Daemon:
         self.runtime_directory.mkdir()
         self._stopped = False
         self.write(config)
-        self.process = subprocess.Popen(
-            command(["--config", str(self.config_path), *arguments], python),
-            cwd=self.directory,
-            env=clean_environment(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=proc.die_with_parent,
-        )
+        arguments = ["--config", str(self.config_path), *arguments]
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if python == sys.executable and may_fork(environment or {}):
+            self.process = ForkedProcess(arguments, clean_environment(environment), self.directory)
+        else:
+            self.process = subprocess.Popen(
+                command(arguments, python),
+                cwd=self.directory,
+                env=clean_environment(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=proc.die_with_parent,
+            )
         self.pid = self.process.pid
         assert self.process.stdout
         self.log = Log(self.process.stdout)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kit import proc
-from kit.daemon import Daemon
+from kit import ports, proc
+from kit.configuration import configuration, listener, socket_map
+from kit.daemon import EXECUTE, Daemon
+from kit.forked_process import ForkedProcess
 from kit.logs import Log
 
 STAND_IN = """\
@@ -94,6 +99,42 @@ def test_signals_and_statuses_are_visible(stand_in: str) -> None:
     daemon.send_signal(signal.SIGKILL)
     assert daemon.wait() == -signal.SIGKILL
     daemon.destroy()
+
+
+def inherited(pid: int, directory: Path) -> dict[str, object]:
+    """What a process has from the one that started it."""
+    process = Path(f"/proc/{pid}")
+    descriptors = {int(name): os.readlink(process / "fd" / name) for name in os.listdir(process / "fd")}
+    return {
+        "descriptors": {number: re.sub(r"\d+", "", target) for number, target in descriptors.items()},
+        "one output": descriptors[1] == descriptors[2],
+        "signals, privileges": re.findall(r"^(?:Sig[BIC]|Cap|NoNew).*", (process / "status").read_text(), re.M),
+        "limits": [line for line in (process / "limits").read_text().splitlines() if "pending signals" not in line],
+        "session, group": (os.getsid(pid) == pid, os.getpgid(pid) == pid),
+        "directory": os.readlink(process / "cwd") == str(directory),
+    }
+
+
+def test_a_forked_server_is_like_an_executed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(EXECUTE, raising=False)
+    maps = {"map": socket_map("http://127.0.0.1:9/")}
+    verbose = {"PFXHTTP_SERVER_LOGGING_LEVEL": "info"}
+    seen: dict[type, object] = {}
+    for _ in range(2):
+        first, second = (
+            configuration(listener("socket_map", "maps", ports.free()), socket_maps=maps, level="error") for _ in "12"
+        )
+        # Without the environment, neither would log that it is ready. The second one is started when the fork server has
+        # descriptors of the first.
+        with Daemon(first, environment=verbose), Daemon(second, environment=verbose) as daemon:
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.wait(0)
+            seen[type(daemon.process)] = [inherited(pid, daemon.directory) for pid in (daemon.pid, *daemon.workers())]
+        refused = Daemon("{}", ready=False)
+        assert refused.wait() == os.EX_CONFIG and refused.log.wait_for("server: is missing")
+        refused.destroy()
+        monkeypatch.setenv(EXECUTE, "yes")
+    assert seen[ForkedProcess] == seen[subprocess.Popen]
 
 
 def test_log_waits_from_a_mark(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import selectors
 import socket
 from collections import Counter
 
+import pytest
 from kit.backend import Answer, Backend
 from kit.clients import SocketMap
 from kit.configuration import socket_map
 from kit.fallback import wait_cached
 from kit.site import Site
+
+pytestmark = pytest.mark.executed
 
 WORKERS, CLIENTS, KEYS, REQUESTS = 80, 160, 100, 8000
 SHARE = 0.9

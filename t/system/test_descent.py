@@ -25,6 +25,8 @@ from kit.needs import needs
 from kit.places import reachable
 from kit.scrape import Samples, get
 
+pytestmark = pytest.mark.executed
+
 USER = "nobody"
 THREE = ("resolv.conf", "hosts", "nsswitch.conf")
 NAME = "api.jail.test"

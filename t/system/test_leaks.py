@@ -10,7 +10,7 @@ from kit.control import connections, reload, serving, status, wait_status
 from kit.daemon import Daemon
 from kit.load import Load
 
-pytestmark = [pytest.mark.load, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.executed, pytest.mark.load, pytest.mark.timeout(300)]
 
 WORKERS = 4
 LOOKUPS, GENERATIONS, RELOADS = 25_000, 500, 100

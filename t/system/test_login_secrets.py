@@ -17,6 +17,8 @@ from kit.logins import ACCOUNT, Logins, login
 from kit.needs import needs
 from kit.proc import memory_contains
 
+pytestmark = pytest.mark.executed
+
 HELD = "held"
 MANY = 5
 """Clients at a time, more than there are workers."""

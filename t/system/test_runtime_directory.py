@@ -19,6 +19,8 @@ from kit.needs import needs
 from kit.places import NOBODY, reachable
 from kit.waiting import until
 
+pytestmark = pytest.mark.executed
+
 
 @pytest.fixture(autouse=True)
 def _root() -> None:

@@ -17,6 +17,8 @@ from kit.control import ControlRequest, busy, reload, serving, wait_status
 from kit.load import Load
 from kit.waiting import until
 
+pytestmark = pytest.mark.executed
+
 STOPS = ["TERM", "INT", "command", "TERM to all", "INT to all"]
 GATES = [*STOPS, "stop twice", "QUIT", "too slow", "TERM, then QUIT", "shut", "worker"]
 """Keys whose answers wait until the gate of the same name is released."""

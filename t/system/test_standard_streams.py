@@ -18,6 +18,8 @@ from kit.needs import needs
 from kit.places import reachable
 from kit.waiting import until
 
+pytestmark = pytest.mark.executed
+
 CLOSED = {"input": "<&-", "output": ">&-", "error": "2>&-", "all": "<&- >&- 2>&-"}
 
 

@@ -14,6 +14,8 @@ from kit.configuration import configuration, listener, socket_map
 from kit.control import status
 from kit.daemon import Daemon
 
+pytestmark = pytest.mark.executed
+
 CANNOT, OF_THE_SYSTEM, CONFIGURATION = 69, 71, 78
 
 

@@ -15,6 +15,8 @@ from kit.configuration import configuration, listener, socket_map
 from kit.control import reload
 from kit.daemon import Daemon
 
+pytestmark = pytest.mark.executed
+
 INTERVAL = 1.0
 """Seconds, WatchdogSec of systemd.service(5)."""
 
