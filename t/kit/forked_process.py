@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("fork_server.py")
 TREE = PROGRAM.parents[2]
+MAIN = str(TREE / "pfxhttpd/__main__.py")
 
 
 class ForkedProcess:
@@ -25,7 +26,7 @@ class ForkedProcess:
         reports, report = os.pipe()
         self.stdout = open(reading, "rb", 0)  # noqa: SIM115  the log reads it to its end
         self._reports = open(reports, "rb", 0)  # noqa: SIM115  see `wait`
-        request = json.dumps([["pfxhttpd", *arguments], dict(environment), str(directory)]).encode()
+        request = json.dumps([[MAIN, *arguments], dict(environment), str(directory)]).encode()
         try:
             socket.send_fds(_fork_server(), [request], [output, report])
         finally:
