@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -91,8 +92,6 @@ EXCHANGES = [
     Exchange("304 with the length of what it stands for", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
              good(b"", 304)),
     Exchange("a body with NUL and CR LF in it", sized(b"\0\r\n\r\n\xff"), good(b"\0\r\n\r\n\xff")),
-    Exchange("3 MB", sized(b"x" * 3_000_000), good(b"x" * 3_000_000)),
-    Exchange("3 MB in chunks", chunked(*[b"x" * 1000] * 3000), good(b"x" * 3_000_000)),
     # Statuses.
     Exchange("404", sized(BODY, status=b"404 Not Found"), good(status=404)),
     Exchange("500", sized(BODY, status=b"500 Internal Server Error"), good(status=500)),
@@ -210,20 +209,34 @@ EXCHANGES = [
     Exchange("identity", packed(b"identity", BODY), good()),
     Exchange("a coding that nobody knows", packed(b"x-odd", BODY), good()),
     # Too much.
-    Exchange("the largest body", sized(b"x" * LIMIT), good(b"x" * LIMIT)),
     Exchange("a length over the bound", OK + b"Content-Length: %d\r\n\r\n" % (LIMIT + 1), TOO_LARGE, stock=CONNECTION),
-    Exchange("chunks over the bound", chunked(*[b"x" * 100_000] * 105), TOO_LARGE, stock=good(b"x" * 10_500_000)),
-    Exchange("no end over the bound", OK + b"\r\n" + b"x" * (LIMIT + 1), TOO_LARGE, stock=good(b"x" * (LIMIT + 1)),
-             end="close"),
-    Exchange("a bomb", packed(b"gzip", gzip.compress(bytes(LIMIT + 1))), TOO_LARGE, stock=good(bytes(LIMIT + 1))),
-    Exchange("almost a bomb", packed(b"gzip", gzip.compress(bytes(LIMIT))), good(bytes(LIMIT))),
-    Exchange("a deflated bomb", packed(b"deflate", zlib.compress(bytes(LIMIT + 1))), TOO_LARGE,
-             stock=good(bytes(LIMIT + 1))),
-    Exchange("extensions that outweigh their chunks", OK + b"Transfer-Encoding: chunked\r\n\r\n"
-             + (b"1;" + b"e" * 1000 + b"\r\nx\r\n") * 22_000 + b"0\r\n\r\n", TOO_LARGE, stock=good(b"x" * 22_000)),
 ]  # fmt: skip
 
+LARGE: dict[str, Callable[[str], Exchange]] = {
+    "3 MB": lambda name: Exchange(name, sized(b"x" * 3_000_000), good(b"x" * 3_000_000)),
+    "3 MB in chunks": lambda name: Exchange(name, chunked(*[b"x" * 1000] * 3000), good(b"x" * 3_000_000)),
+    "the largest body": lambda name: Exchange(name, sized(b"x" * LIMIT), good(b"x" * LIMIT)),
+    "chunks over the bound": lambda name: Exchange(
+             name, chunked(*[b"x" * 100_000] * 105), TOO_LARGE, stock=good(b"x" * 10_500_000)),
+    "no end over the bound": lambda name: Exchange(
+             name, OK + b"\r\n" + b"x" * (LIMIT + 1), TOO_LARGE, stock=good(b"x" * (LIMIT + 1)), end="close"),
+    "a bomb": lambda name: Exchange(
+             name, packed(b"gzip", gzip.compress(bytes(LIMIT + 1))), TOO_LARGE, stock=good(bytes(LIMIT + 1))),
+    "almost a bomb": lambda name: Exchange(name, packed(b"gzip", gzip.compress(bytes(LIMIT))), good(bytes(LIMIT))),
+    "a deflated bomb": lambda name: Exchange(
+             name, packed(b"deflate", zlib.compress(bytes(LIMIT + 1))), TOO_LARGE, stock=good(bytes(LIMIT + 1))),
+    "extensions that outweigh their chunks": lambda name: Exchange(
+             name, OK + b"Transfer-Encoding: chunked\r\n\r\n"
+             + (b"1;" + b"e" * 1000 + b"\r\nx\r\n") * 22_000 + b"0\r\n\r\n", TOO_LARGE, stock=good(b"x" * 22_000)),
+}  # fmt: skip
+"""Name -> how it is made, which is done by its test alone: each takes many megabytes."""
+
 ENDS: dict[str, Script] = {"stay": [Idle()], "close": [], "reset": [Reset()]}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_exchange(name: str):
+    test_exchange(LARGE[name](name))
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
