@@ -86,18 +86,21 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
 
 
+def _is_unit_test(item: pytest.Item) -> bool:
+    """Whether it is none of the tests of the system, the documents and the tools."""
+    return "system" not in item.path.parts and item.path.parent != HERE
+
+
 def _is_measured(item: pytest.Item) -> bool:
     """Whether coverage measures the test itself. Property tests take long and execute what other tests execute."""
-    return "system" not in item.path.parts and "fuzz" not in item.path.parts and item.path.stem != "test_properties"
+    return _is_unit_test(item) and "fuzz" not in item.path.parts and item.path.stem != "test_properties"
 
 
 def _children_are_measured(item: pytest.Item) -> bool:
     """Whether coverage measures the programs that the test starts. Servers under load, which nginx answers, are not."""
     if item.get_closest_marker("unmeasured"):
         return False
-    return "system" not in item.path.parts or (
-        item.path.stem in MEASURED and "nginx" not in getattr(item, "fixturenames", ())
-    )
+    return _is_unit_test(item) or (item.path.stem in MEASURED and "nginx" not in getattr(item, "fixturenames", ()))
 
 
 @contextlib.contextmanager

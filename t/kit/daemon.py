@@ -60,21 +60,38 @@ def command(arguments: Iterable[str], python: str = sys.executable) -> list[str]
 
 
 def run(
-    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 30.0, **more: Any
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 30.0,
+    input: str = "",
+    cwd: Path = Path("."),
 ) -> subprocess.CompletedProcess[str]:
     """Runs `pfxhttpd ARGUMENTS…` to its end; `returncode`, `stdout`, `stderr` of the result tell what happened."""
-    more.setdefault("stdin", subprocess.DEVNULL)
-    if "input" in more:
-        del more["stdin"]
-    return subprocess.run(
-        command(arguments),
-        env=clean_environment(environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        preexec_fn=proc.die_with_parent,
-        **more,
-    )
+    if not may_fork(environment or {}):
+        return subprocess.run(
+            command(arguments),
+            cwd=cwd,
+            env=clean_environment(environment),
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            preexec_fn=proc.die_with_parent,
+        )
+    with contextlib.ExitStack() as stack:
+        stdin, stdout, stderr = files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        stdin.write(input)
+        stdin.seek(0)
+        streams = stdin.fileno(), stdout.fileno(), stderr.fileno()
+        process = ForkedProcess(arguments, clean_environment(environment), cwd.absolute(), streams)
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            os.kill(process.pid, signal.SIGKILL)
+            raise
+        for file in files:
+            file.seek(0)
+        return subprocess.CompletedProcess(command(arguments), status, stdout.read(), stderr.read())
 
 
 class Daemon:
@@ -102,30 +119,34 @@ class Daemon:
         self.runtime_directory.mkdir()
         self._stopped = False
         self.write(config)
-        arguments = ["--config", str(self.config_path), *arguments]
-        self.process: subprocess.Popen[bytes] | ForkedProcess
-        if python == sys.executable and may_fork(environment or {}):
-            self.process = ForkedProcess(arguments, clean_environment(environment), self.directory)
-        else:
-            self.process = subprocess.Popen(
-                command(arguments, python),
-                cwd=self.directory,
-                env=clean_environment(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=proc.die_with_parent,
-            )
+        self.process = self._started(["--config", str(self.config_path), *arguments], environment, python)
         self.pid = self.process.pid
-        assert self.process.stdout
-        self.log = Log(self.process.stdout)
         if ready:
             try:
                 self.log.wait_for(READY, timeout)
             except BaseException:
                 self.destroy()
                 raise
+
+    def _started(
+        self, arguments: list[str], environment: Mapping[str, str] | None, python: str
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        reading, writing = os.pipe()
+        self.log = Log(open(reading, "rb"))  # noqa: SIM115  read to its end
+        with open(os.devnull, "rb") as null, open(writing, "wb") as output:
+            if python == sys.executable and may_fork(environment or {}):
+                streams = null.fileno(), output.fileno(), output.fileno()
+                return ForkedProcess(arguments, clean_environment(environment), self.directory, streams)
+            return subprocess.Popen(
+                command(arguments, python),
+                cwd=self.directory,
+                env=clean_environment(environment),
+                stdin=null,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=proc.die_with_parent,
+            )
 
     def write(self, config: Mapping[str, Any] | str) -> None:
         """Replaces the configuration file. A mapping without `server.runtime_directory` gets the temporary one."""

@@ -1,6 +1,6 @@
-"""The program of the fork server: a process that has imported pfxhttpd and forks itself for each server to be started.
+"""The program of the fork server: a process that has imported pfxhttpd and forks itself for each command to be run.
 
-A forked server gets its arguments, environment, directory and output as if it had been executed, and inherits nothing
+A forked process gets its arguments, environment, directory and streams as if it had been executed, and inherits nothing
 else. The fork server is its parent process, reports its exit status, and ends with the last process that holds the other
 end of its standard input, the socket with the requests (`kit.forked_process`).
 """
@@ -22,7 +22,7 @@ from pfxhttpd.__main__ import main
 from pfxhttpd.io.jail import kernel
 
 PRELOADED = ("pfxhttpd.cli.run",)
-"""What the server imports after its start."""
+"""What `run` imports after its start."""
 
 LARGEST_REQUEST = 1 << 17
 """Bytes of the arguments and the environment."""
@@ -42,22 +42,23 @@ def serve(requests: socket.socket) -> bytes:
                     os.close(key.fd)
                     report_end(*running.pop(key.fd))
                     continue
-                request, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 2)
+                request, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
                 if not request:
                     sys.exit()
-                output, report = descriptors
+                *streams, report = descriptors
                 if not (pid := os.fork()):
                     kernel.set_parent_death_signal(signal.SIGKILL)
                     if os.getppid() != parent:
                         sys.exit(1)
                     os.setsid()
                     os.write(report, b"%d\n" % os.getpid())
-                    for stream in (sys.stdout, sys.stderr):
-                        os.dup2(output, stream.fileno())
+                    for number, stream in enumerate(streams):
+                        os.dup2(stream, number)
                     for descriptor in (*descriptors, *running, *(report for _, report in running.values())):
                         os.close(descriptor)
                     return request
-                os.close(output)
+                for stream in streams:
+                    os.close(stream)
                 descriptor = os.pidfd_open(pid)
                 running[descriptor] = pid, report
                 selector.register(descriptor, selectors.EVENT_READ)
@@ -73,8 +74,6 @@ def report_end(pid: int, report: int) -> None:
 
 if __name__ == "__main__":
     requests = socket.socket(fileno=os.dup(sys.stdin.fileno()))
-    with open(os.devnull, "rb") as null:
-        os.dup2(null.fileno(), sys.stdin.fileno())
     for module in PRELOADED:
         importlib.import_module(module)
     setproctitle.getproctitle()  # finds the memory for titles, as long as the environment is next to the arguments

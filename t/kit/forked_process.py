@@ -1,4 +1,4 @@
-"""A server that was not executed but forked by a process that has imported it, which saves most of a start's time."""
+"""A pfxhttpd that was not executed but forked by a process that has imported it, which saves most of a start's time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("fork_server.py")
@@ -18,19 +18,23 @@ MAIN = str(TREE / "pfxhttpd/__main__.py")
 
 
 class ForkedProcess:
-    """A forked server, with the part of subprocess.Popen's interface that tests use. `stdout` is standard error too."""
+    """A forked pfxhttpd, with the part of subprocess.Popen's interface that tests use."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
-        """Starts `pfxhttpd ARGUMENTS…` as the leader of a session. It is killed when this process ends."""
-        reading, output = os.pipe()
+    def __init__(
+        self,
+        arguments: Iterable[str],
+        environment: Mapping[str, str],
+        directory: Path,
+        streams: tuple[int, int, int],
+    ) -> None:
+        """Starts `pfxhttpd ARGUMENTS…` as the leader of a session. `streams` are the descriptors of its standard input,
+        output and error. It is killed when this process ends."""
         reports, report = os.pipe()
-        self.stdout = open(reading, "rb", 0)  # noqa: SIM115  the log reads it to its end
         self._reports = open(reports, "rb", 0)  # noqa: SIM115  see `wait`
         request = json.dumps([[MAIN, *arguments], dict(environment), str(directory)]).encode()
         try:
-            socket.send_fds(_fork_server(), [request], [output, report])
+            socket.send_fds(_fork_server(), [request], [*streams, report])
         finally:
-            os.close(output)
             os.close(report)
         self.pid = self._report()
         self.returncode: int | None = None
@@ -67,8 +71,8 @@ def _fork_server() -> socket.socket:
             [sys.executable, "-P", PROGRAM],
             cwd="/",
             env={**os.environ, "PYTHONPATH": str(TREE)},
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             start_new_session=True,
         )
     return ours
