@@ -34,7 +34,7 @@ LOG_TAIL = 200
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """The variable by which coverage measures the programs that a process starts; set when pytest runs with --cov."""
 
-MEASURED = ("test_metrics", "test_otlp_metrics", "test_reload", "test_signals", "test_start")
+MEASURED = ("test_metrics", "test_otlp_metrics", "test_signals")
 """The system tests whose servers are measured. Measuring nearly doubles a server's processor time, and these tests
 execute most of what the unit tests do not. The others go without, so what is reported is a lower bound."""
 
