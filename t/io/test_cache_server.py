@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,8 @@ def test_many_clients_that_do_not_authenticate_delay_no_other_and_are_disconnect
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "AUTHENTICATION_TIMEOUT", 0.5)
-    with CacheProcess(tmp_path / "cache") as cache:
+    # Python's own interval: with another, hundreds of threads would do nothing but take turns.
+    with CacheProcess(tmp_path / "cache", switch_interval=sys.getswitchinterval()) as cache:
         known = CacheClient(cache.directory, KEY)
         put(known, K, "value")
         alone = cache.threads()

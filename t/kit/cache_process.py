@@ -19,11 +19,12 @@ KEY = b"k" * 32
 class CacheProcess:
     """`with CacheProcess(tmp_path) as cache: CacheClient(cache.directory, KEY)`; `row` shows what it holds.
 
-    Constants of `io.cache.server` hold in the process as they are at `start`.
+    Constants of `io.cache.server` hold in the process as they are at `start`. Its threads are switched every
+    `switch_interval` seconds, as often as possible unless said otherwise, so that races show.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = str(directory)
+    def __init__(self, directory: Path, switch_interval: float = 1e-6) -> None:
+        self.directory, self._switch_interval = str(directory), switch_interval
         self.row: CacheRow = Scoreboard().cache
         self.pid = 0
         cache_directory.make(self.directory)
@@ -36,7 +37,7 @@ class CacheProcess:
             try:
                 die_with_parent()
                 threading.excepthook = lambda _: os._exit(1)
-                sys.setswitchinterval(1e-6)  # switch threads as often as possible, so that races show
+                sys.setswitchinterval(self._switch_interval)
                 self.row.clear()
                 server = CacheServer(self.directory, KEY, self.row.write)
                 os.write(writing, b"ready")
