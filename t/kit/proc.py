@@ -123,7 +123,8 @@ def private_memory(*pids: int) -> int:
 
 
 def memory_contains(pid: int, *needles: bytes) -> set[bytes]:
-    """Which of the byte strings stand somewhere in what the process may write to. Needs root, or the same user."""
+    """Which of the byte strings, none of which begins or ends with a null byte, stand somewhere in what the process may
+    write to. Needs root, or the same user."""
     found: set[bytes] = set()
     with open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
@@ -132,7 +133,7 @@ def memory_contains(pid: int, *needles: bytes) -> set[bytes]:
                 start, end = (int(edge, 16) for edge in mapping.groups())
                 with contextlib.suppress(OSError, ValueError, OverflowError):
                     memory.seek(start)
-                    data = memory.read(end - start)
+                    data = memory.read(end - start).strip(b"\0")  # most of a thread's stack has never been used
                     found.update(needle for needle in needles if needle in data)
     return found
 
