@@ -59,8 +59,9 @@ def _runs_alone(item: pytest.Item) -> bool:
 
 
 def _order(item: pytest.Item) -> tuple[bool, bool, bool]:
-    """Files are given to the processes in this order: those first that wait most, and those last that load the machine."""
-    return _runs_alone(item), item.get_closest_marker("load") is not None, "system" not in item.path.parts
+    """Files are given to the processes in this order: those first that wait most, then those that load the machine, which
+    few others have to bear by then, and those last that end soon, so that no process is idle for long in the end."""
+    return _runs_alone(item), "system" not in item.path.parts, item.get_closest_marker("load") is not None
 
 
 @pytest.hookimpl(trylast=True)
