@@ -85,6 +85,7 @@ def test_status_tells_what_the_workers_are_doing_and_no_key(serve, backend):
         for number, client in enumerate(clients[1:], 1):
             client.send("users", "k")
             wait_status(daemon, waiting(number, "busy_one"), f"{number} clients to wait")
+        wait_status(daemon, lambda told: told["problems"], "so long that it is a problem")
 
         printed = daemon.run("status", "--json")
         assert printed.returncode == 1 and not printed.stderr, "the pool of busy_one is saturated"

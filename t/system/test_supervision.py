@@ -337,7 +337,7 @@ def test_a_worker_that_is_told_to_end_finishes_its_request(serve, backend):
         assert client.reply() == "OK retired"
         assert other.reply() == "OK waiting"
         assert client.ask("slow", "after") == "OK after"
-    assert worker not in shop.daemon.workers()
+    until(lambda: worker not in shop.daemon.workers(), "the worker's end")
     assert not shop.daemon.log.find("Process died")
 
 
