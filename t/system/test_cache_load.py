@@ -13,7 +13,7 @@ from kit.configuration import socket_map
 from kit.fallback import wait_cached
 from kit.site import Site
 
-pytestmark = pytest.mark.executed
+pytestmark = [pytest.mark.alone, pytest.mark.executed]
 
 WORKERS, CLIENTS, KEYS, REQUESTS = 80, 160, 100, 8000
 SHARE = 0.9
