@@ -43,7 +43,7 @@ execute most of what the unit tests do not. The others go without, so what is re
 hypothesis.settings.register_profile("pfxhttpd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("pfxhttpd")
 
-_lock = TestLock(HERE / "conftest.py", HERE / "kit" / "exclusive.py")
+_lock = TestLock(HERE / "kit" / "exclusive.py")
 
 
 def pytest_configure() -> None:

@@ -1,8 +1,8 @@
 """Lets tests of several processes run side by side, as pytest-xdist has them, but some of them with no test beside them.
 
-Two files are locked with flock(2), which the kernel undoes for a process that dies. The second is held by each test
-while it runs, shared with others or exclusively. The first is the queue for the second: an exclusive test waits there
-as well, so that no test that comes later passes it.
+A file is locked with flock(2), which the kernel undoes for a process that dies: by each test while it runs, shared with
+others or exclusively. An exclusive test lets those pass that come later. So it runs when the other processes have nothing
+else to do, and none of them is idle meanwhile; the exclusive tests of each process have to be its last ones.
 """
 
 from __future__ import annotations
@@ -11,32 +11,25 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 
 class TestLock:
-    """The lock of all test runs that name the same two files, which must exist."""
+    """The lock of all test runs that name the same file, which must exist."""
 
     __test__ = False
 
-    def __init__(self, queue: Path, running: Path) -> None:
-        self._queue, self._running = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (queue, running))
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Waits until no exclusive test runs or waits."""
-        with _locked(self._queue, fcntl.LOCK_EX):
-            fcntl.flock(self._running, fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._running, fcntl.LOCK_UN)
+    def shared(self) -> AbstractContextManager[None]:
+        """Waits until no exclusive test runs."""
+        return _locked(self._file, fcntl.LOCK_SH)
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Waits until no other test runs, and keeps others from beginning."""
-        with _locked(self._queue, fcntl.LOCK_EX), _locked(self._running, fcntl.LOCK_EX):
-            yield
+        return _locked(self._file, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager

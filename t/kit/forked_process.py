@@ -48,7 +48,9 @@ class ForkedProcess:
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, negative for a signal. Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
-            if not select.select([self._reports], [], [], timeout)[0]:
+            poll = select.poll()
+            poll.register(self._reports, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired("pfxhttpd", timeout or 0)
             self.returncode = self._report()
             self._reports.close()
