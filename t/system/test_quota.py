@@ -12,6 +12,7 @@ from kit.backend import Answer, Request, ThreadBackend
 from kit.configuration import socket_map
 from kit.deadline import deadline
 from kit.site import Site
+from kit.waiting import until
 
 
 class Crowded:
@@ -90,7 +91,11 @@ def test_a_dead_worker_holds_no_place(busy: bool):
             backend.wait_requests(1)
         else:
             assert first.ask("map", "a") == "OK a"
-        holder = next(pid for pid in site.daemon.workers() if _connected(pid, backend.port))
+        # The kernel's table may lack a line while it is read, as connections come and go.
+        (holder,) = until(
+            lambda: [pid for pid in site.daemon.workers() if _connected(pid, backend.port)],
+            "the worker with the connection",
+        )
         os.kill(holder, signal.SIGKILL)
         rule.gate.set()
         assert second.ask("map", "b") == "OK b"
