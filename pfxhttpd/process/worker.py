@@ -8,6 +8,8 @@
 It never waits for a client. New and ready connections wake it by EPOLLEXCLUSIVE, which wakes one sleeper per arrival.
 So a worker that wakes takes one of everything it was woken for before it looks at the connection that it holds, and
 parks what it cannot serve now. Then nothing is left waiting while another worker sleeps (epoll_ctl(2)).
+
+It parks a connection before it takes another one, so that a worker that is killed takes one request with it at most.
 """
 
 from __future__ import annotations
@@ -133,11 +135,11 @@ class Worker:
 
     def _hand_over(self) -> None:
         """Park everything that this worker was woken for and has not served; no other worker is woken for it."""
-        for fd, connection in self._arrivals(self._epoll.poll(0)):
-            self._handler.park(fd, connection)
+        self._handler.release()
+        for fd in self._shared(self._epoll.poll(0)):
+            self._park_next(fd)
         while self._draining and (received := self._receive()):
             self._handler.park(*received)
-        self._handler.release()
         self._cache.flush()
         self._transport.close()
         if self._tracer is not None:
@@ -151,12 +153,13 @@ class Worker:
         handler = self._handler
         if self._acceptor.paused:
             self._update_acceptor()
-        if self._in_crowd and handler.active_at < self._look_at and (received := self._receive()):
-            self._in_crowd -= 1
+        if self._in_crowd and handler.active_at < self._look_at and self._is_crowded():
             handler.release()
-            handler.take(*received)
-            self._after(handler.serve())
-            return
+            if received := self._receive():
+                self._in_crowd -= 1
+                handler.take(*received)
+                self._after(handler.serve())
+                return
         self._in_crowd = 0
         if handler.has_request:
             events: Sequence[tuple[int, int]] = self._epoll.poll(0, MAX_EVENTS)
@@ -165,23 +168,28 @@ class Worker:
             if len(events) == 1 and events[0][0] == handler.fd:
                 self._after(handler.serve())  # the usual case: the client that this worker keeps has sent a request
                 return
-        arrivals = self._arrivals(events)
-        if arrivals:
+        if shared := self._shared(events):
             handler.release()
-            first, *others = arrivals
-            for fd, connection in others:
-                handler.park(fd, connection)
-            handler.take(*first)
-            self._had_turn = True
-            self._after(handler.serve())
-            self._in_crowd = CROWD_TURNS if self._context.pool_row.waiting else 0
-            self._look_at = handler.active_at + CROWD_TIME
+            *others, last = shared
+            for fd in others:
+                self._park_next(fd)
+            if arrival := self._next(last):
+                handler.take(*arrival)
+                self._had_turn = True
+                self._after(handler.serve())
+                self._in_crowd = CROWD_TURNS if self._is_crowded() else 0
+                self._look_at = handler.active_at + CROWD_TIME
         elif handler.has_request:
             self._after(handler.answer())
         elif any(fd == handler.fd for fd, _ in events):
             self._after(handler.serve())
         elif not events:
             self._maintain()
+
+    def _is_crowded(self) -> bool:
+        """Whether so many connections wait in the ready queue that there is one left for this worker, although the figure
+        is a little old and each of the others may have taken one since."""
+        return self._context.pool_row.waiting > self._context.pool.max_workers
 
     def _wait(self) -> Sequence[tuple[int, int]]:
         """Wait for work, behind the other workers if this one has just had a turn."""
@@ -240,23 +248,31 @@ class Worker:
         self._epoll.register(self._receiver.fileno(), _EXCLUSIVE)
         self._acceptor.requeue()
 
-    def _arrivals(self, events: Sequence[tuple[int, int]]) -> list[tuple[int, Connection]]:
-        """One connection of everything shared that this worker was woken for."""
-        arrivals = []
+    def _shared(self, events: Sequence[tuple[int, int]]) -> list[int]:
+        """The descriptors that this worker was woken for together with others, the ready queue last: the connection that
+        comes from there has waited longest. Messages and signals are handled here."""
+        queue, listeners = [], []
         for fd, _ in events:
             if fd == self._receiver.fileno():
-                received = self._receive()
-                if received:
-                    arrivals.append(received)
-                else:
-                    self._had_turn = True  # perhaps woken to look at the listeners again, see `_requeue`
+                queue.append(fd)
             elif fd in self._acceptor:
-                accepted = self._accept(fd)
-                if accepted:
-                    arrivals.append(accepted)
+                listeners.append(fd)
             elif fd in self._controls:
                 self._controls[fd]()
-        return arrivals
+        return listeners + queue
+
+    def _next(self, fd: int) -> tuple[int, Connection] | None:
+        """The next connection from one of the `_shared` descriptors; None if there is none."""
+        if fd != self._receiver.fileno():
+            return self._accept(fd)
+        received = self._receive()
+        if received is None:
+            self._had_turn = True  # perhaps woken to look at the listeners again, see `_requeue`
+        return received
+
+    def _park_next(self, fd: int) -> None:
+        if arrival := self._next(fd):
+            self._handler.park(*arrival)
 
     def _receive(self) -> tuple[int, Connection] | None:
         """The next connection of the pool's ready queue."""
