@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterable
 
 import pytest
 from kit.backend import Answer, Request, ThreadBackend
@@ -85,18 +86,23 @@ def test_a_dead_worker_holds_no_place(busy: bool):
         site.client() as second,
     ):
         backend.answer("/map", rule)
+        workers = site.daemon.workers()
+
+        def holders() -> list[int]:
+            if not busy:
+                # The connection is kept for 50 ms, so the workers are stopped while it is looked for.
+                _signal(workers, signal.SIGCONT)
+                assert first.ask("map", "a") == "OK a"
+                _signal(workers, signal.SIGSTOP)
+            return [pid for pid in workers if _connected(pid, backend.port)]
+
         if busy:
             rule.gate.clear()
             first.send("map", "a")
             backend.wait_requests(1)
-        else:
-            assert first.ask("map", "a") == "OK a"
-        # The kernel's table may lack a line while it is read, as connections come and go.
-        (holder,) = until(
-            lambda: [pid for pid in site.daemon.workers() if _connected(pid, backend.port)],
-            "the worker with the connection",
-        )
+        (holder,) = until(holders, "the worker with the connection")
         os.kill(holder, signal.SIGKILL)
+        _signal(set(workers) - {holder}, signal.SIGCONT)
         rule.gate.set()
         assert second.ask("map", "b") == "OK b"
 
@@ -185,6 +191,11 @@ def test_all_workers_together_keep_so_many_idle_connections_to_all_backends():
             assert [client.reply() for client in clients] == [f"OK {turn}"] * workers
             backend.wait_open_connections(2)
         assert backend.connections() == workers + workers - 2, "two were used again"
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def _connected(pid: int, port: int) -> bool:
