@@ -121,13 +121,11 @@ def unseen(settings: Settings) -> Iterator[str]:
 def too_many_workers(settings: Settings) -> Iterator[str]:
     """Why this machine cannot hold the configured number of workers."""
     server = settings.server
-    pools = [listener.worker_pool for listener in server.listen if listener.worker_pool]
-    workers = sum(pool.max_workers for pool in pools)
-    if len(pools) < len(server.listen):
-        workers += server.worker_pool.max_workers
+    workers = capacity.workers(settings)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if workers * WORKER_MEMORY > memory:
-        yield f"{workers} workers take about {workers * 8} MB of memory, and this machine has {memory >> 20} MB"
+    wanted = workers * WORKER_MEMORY
+    if wanted > memory:
+        yield f"{workers} workers take about {wanted >> 20} MB of memory, and this machine has {memory >> 20} MB"
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if workers * DESCRIPTORS_OF_A_WORKER + RESERVED_DESCRIPTORS > limit:
         yield f"{workers} workers need more file descriptors than the limit allows (RLIMIT_NOFILE is {limit})"

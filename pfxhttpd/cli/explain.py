@@ -29,6 +29,7 @@ from pfxhttpd.io.scoreboard import Scoreboard
 from pfxhttpd.io.scoreboard.entry_counters import EntryCounters
 from pfxhttpd.io.transport.recorder import Exchange, RecordingTransport
 from pfxhttpd.process import services
+from pfxhttpd.process.capacity import targets_of
 from pfxhttpd.process.context import ServiceContext
 from pfxhttpd.process.metric_totals import ProcessMetrics
 from pfxhttpd.rules.explanation import explain
@@ -43,7 +44,6 @@ from pfxhttpd.rules.known_secrets import (
 from pfxhttpd.rules.redact import REDACTED, Redactor, is_secret_name
 from pfxhttpd.rules.response import BackendResponse
 from pfxhttpd.service import CloseConnection
-from pfxhttpd.service.oidc.provider import breaker_target, providers_of
 from pfxhttpd.service.sasl import mechanisms
 from pfxhttpd.wire.dovecot_lines import greeting
 from pfxhttpd.wire.sanitize import clean
@@ -175,7 +175,6 @@ class _NoCache(CacheClient):
 def _context(entry: Entry, counters: EntryCounters) -> ServiceContext:
     """The context of a worker, with a scoreboard of its own."""
     board = Scoreboard()
-    targets = [entry.target, *(breaker_target(oidc.configuration_uri) for oidc in providers_of(entry))]
     return ServiceContext(
         title="",
         pool=Pool(1, 1),
@@ -183,7 +182,7 @@ def _context(entry: Entry, counters: EntryCounters) -> ServiceContext:
         board=board,
         counters=counters,
         metrics=ProcessMetrics(),
-        targets={target: index for index, target in enumerate(dict.fromkeys(targets))},
+        targets={target: index for index, target in enumerate(targets_of(entry))},
         cache=_NoCache(),
         connection_limit=ConnectionLimit(lock_file(), 1, 1),
     )
